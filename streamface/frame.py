@@ -1,0 +1,177 @@
+"""The values that travel through the pipeline: pictures, faces and frames.
+
+Boxes are half-open (x0, y0, x1, y1) and points are (x, y), both in pixels of the upright frame,
+with pixel centres at integer + 0.5 (so a box over the whole frame is 0, 0, width, height).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import av
+
+PlaneU8: TypeAlias = NDArray[np.uint8]
+"""(H, W) uint8."""
+ImageU8: TypeAlias = NDArray[np.uint8]
+"""(H, W, 3) uint8; RGB unless a name says otherwise."""
+BatchF32: TypeAlias = NDArray[np.float32]
+"""(N, ...) float32, C-contiguous."""
+PointsF32: TypeAlias = NDArray[np.float32]
+"""(K, 2) float32, (x, y)."""
+Box: TypeAlias = tuple[float, float, float, float]
+"""(x0, y0, x1, y1), half-open."""
+CoveredBy: TypeAlias = Literal["detection", "tracking"]
+ColourMatrix: TypeAlias = Literal["bt601", "bt709", "bt2020"]
+
+EMOTIONS: Final = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""The seven classes in the order of every probability vector (FER-2013's own order)."""
+GENDERS: Final = ("male", "female")
+UNCERTAIN: Final = "uncertain"
+LANDMARKS: Final = ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")
+"""YuNet's five points; right and left are the person's own, so right_eye is left in the image."""
+
+# Kr, Kb of ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance).
+_LUMA_WEIGHTS: Final[dict[ColourMatrix, tuple[float, float]]] = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """How a frame's Y, Cb and Cr relate to R, G and B."""
+
+    matrix: ColourMatrix = "bt709"
+    full_range: bool = False
+
+    def to_rgb(self) -> NDArray[np.float32]:
+        """Return the (3, 4) float32 M with (R, G, B) = M @ (Y, U, V, 1), all on a 0..255 scale."""
+        kr, kb = _LUMA_WEIGHTS[self.matrix]
+        kg = 1.0 - kr - kb
+        y_gain, y_zero, c_gain = (1.0, 0.0, 1.0) if self.full_range else (255 / 219, 16, 255 / 224)
+        rows = (
+            (0.0, 2 * (1 - kr)),
+            (-2 * kb * (1 - kb) / kg, -2 * kr * (1 - kr) / kg),
+            (2 * (1 - kb), 0.0),
+        )
+        out = np.empty((3, 4), np.float32)
+        for i, (u, v) in enumerate(rows):
+            out[i] = y_gain, u * c_gain, v * c_gain, -y_gain * y_zero - 128 * c_gain * (u + v)
+        return out
+
+    def from_rgb(self, red: int, green: int, blue: int) -> tuple[int, int, int]:
+        """Return (Y, U, V), 0..255 each, of one 8-bit RGB colour."""
+        kr, kb = _LUMA_WEIGHTS[self.matrix]
+        y = kr * red + (1 - kr - kb) * green + kb * blue
+        u, v = (blue - y) / (2 * (1 - kb)), (red - y) / (2 * (1 - kr))
+        if self.full_range:
+            values = (y, u + 128, v + 128)
+        else:
+            values = (16 + y * 219 / 255, 128 + u * 224 / 255, 128 + v * 224 / 255)
+        clipped = [min(255, max(0, round(value))) for value in values]
+        return clipped[0], clipped[1], clipped[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """One picture as planar YUV 4:2:0, 8 bits a sample, C-contiguous and writable planes.
+
+    y: (H, W) uint8. u, v: (ceil(H / 2), ceil(W / 2)) uint8, chroma sited between luma pixels
+    (the half-pixel offset of MPEG-2 siting is ignored: it is below what a face crop resolves).
+    """
+
+    y: PlaneU8
+    u: PlaneU8
+    v: PlaneU8
+    colour: Colour = field(default_factory=Colour)
+
+    def __post_init__(self) -> None:
+        if self.y.ndim != 2:
+            raise ValueError(f"y must be (H, W), not {self.y.shape}")
+        height, width = self.y.shape
+        chroma = ((height + 1) // 2, (width + 1) // 2)
+        if self.u.shape != chroma or self.v.shape != chroma:
+            raise ValueError(
+                f"u and v must be {chroma} for y {self.y.shape}, not {self.u.shape}, {self.v.shape}"
+            )
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) of the picture."""
+        return self.y.shape[1], self.y.shape[0]
+
+    def __repr__(self) -> str:
+        width, height = self.size_px
+        return f"Planes({width}x{height} {self.colour})"
+
+
+@dataclass(frozen=True, slots=True)
+class Emotion:
+    """What the emotion net says of one face, now and smoothed along its track."""
+
+    label: str
+    """One of EMOTIONS, or UNCERTAIN; follows ``smoothed``, with hysteresis."""
+    probs: NDArray[np.float32]
+    """(7,) raw probabilities in the order of EMOTIONS."""
+    smoothed: NDArray[np.float32]
+    """(7,) probabilities smoothed along the track."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gender:
+    """What the gender net says of one face, averaged along its track."""
+
+    label: str
+    """One of GENDERS."""
+    prob: float
+    """Probability of ``label``, 0.5..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One face in one frame. Frozen: a stage that learns more returns a changed copy."""
+
+    box_px: Box
+    landmarks_px: PointsF32
+    """(5, 2) float32 in the order of LANDMARKS."""
+    score: float
+    """The detector's confidence, 0..1, when it last saw this face."""
+    track_id: int = -1
+    """Stable along a track, unique in a run, from 1; -1 before tracking."""
+    covered_by: CoveredBy = "detection"
+    emotion: Emotion | None = None
+    gender: Gender | None = None
+
+
+@dataclass(slots=True)
+class Frame:
+    """One picture on its way through the pipeline.
+
+    Whoever holds a frame owns its pixels; after it is handed on, the sender forgets it.
+    """
+
+    stream: int
+    """Which input of this run it came from, from 0."""
+    index: int
+    """Number among the frames of its stream that are processed, from 0."""
+    pts: int
+    """Presentation time in units of ``time_base``."""
+    time_base: Fraction
+    planes: Planes
+    captured_s: float = 0.0
+    """Monotonic clock when it left the decoder."""
+    faces: tuple[Face, ...] = ()
+    packets: tuple[av.Packet, ...] = ()
+    """Compressed audio and subtitle packets that were demuxed before this frame."""
+
+    @property
+    def time_s(self) -> float:
+        """Presentation time in seconds."""
+        return float(self.pts * self.time_base)
