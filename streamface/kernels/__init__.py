@@ -1,0 +1,1 @@
+"""Numba loops over pixels: arrays in, preallocated arrays out, GIL released."""
