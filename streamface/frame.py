@@ -102,10 +102,71 @@ class Planes:
                 f"u and v must be {chroma} for y {self.y.shape}, not {self.u.shape}, {self.v.shape}"
             )
 
+    @classmethod
+    def allocate(cls, size_px: tuple[int, int], colour: Colour) -> Planes:
+        """Return uninitialised planes of (width, height), all three in one block of memory."""
+        width, height = size_px
+        if width < 1 or height < 1:
+            raise ValueError(f"size_px must be positive, not {size_px}")
+        half_w, half_h = (width + 1) // 2, (height + 1) // 2
+        luma, chroma = width * height, half_w * half_h
+        block = np.empty(luma + 2 * chroma, np.uint8)
+        return cls(
+            block[:luma].reshape(height, width),
+            block[luma : luma + chroma].reshape(half_h, half_w),
+            block[luma + chroma :].reshape(half_h, half_w),
+            colour,
+        )
+
     @property
     def size_px(self) -> tuple[int, int]:
         """(width, height) of the picture."""
         return self.y.shape[1], self.y.shape[0]
+
+    def packed(self) -> PlaneU8 | None:
+        """Return the three planes as one (H * 3 / 2, W) view, or None where they are not one.
+
+        They are for planes of even size that ``allocate`` made; encoders take this as it is.
+        """
+        width, height = self.size_px
+        block = self.y.base
+        whole = width * height * 3 // 2
+        one_block = block is not None and block is self.u.base and block is self.v.base
+        if width % 2 or height % 2 or not one_block or getattr(block, "shape", ()) != (whole,):
+            return None
+        view: PlaneU8 = np.reshape(block, (height * 3 // 2, width))
+        return view
+
+    def to_rgb(self) -> ImageU8:
+        """Return the picture as a new (H, W, 3) RGB uint8 array; chroma is replicated 2 x 2.
+
+        For looking at a frame or saving it: the pipeline itself never converts whole frames.
+        """
+        height, width = self.y.shape
+        chroma = [np.repeat(np.repeat(p, 2, 0), 2, 1)[:height, :width] for p in (self.u, self.v)]
+        yuv1 = np.stack([self.y, *chroma, np.ones_like(self.y)], axis=-1).astype(np.float32)
+        rgb = yuv1 @ self.colour.to_rgb().T
+        return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+
+    @classmethod
+    def from_rgb(cls, image: ImageU8, colour: Colour | None = None) -> Planes:
+        """Return new planes of an (H, W, 3) RGB uint8 array; chroma is the mean of 2 x 2 pixels.
+
+        colour: BT.709 at limited range by default. Raises ValueError on any other shape or type.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+        colour = colour or Colour()
+        height, width = image.shape[:2]
+        planes = cls.allocate((width, height), colour)
+        forward = np.linalg.inv(np.vstack([colour.to_rgb(), [0, 0, 0, 1]]))[:3].astype(np.float32)
+        y = image @ forward[0, :3] + forward[0, 3]
+        even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        small = even.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, 3).mean(axis=(1, 3))
+        planes.y[:] = np.clip(np.rint(y), 0, 255)
+        planes.u[:] = np.clip(np.rint(small @ forward[1, :3] + forward[1, 3]), 0, 255)
+        planes.v[:] = np.clip(np.rint(small @ forward[2, :3] + forward[2, 3]), 0, 255)
+        return planes
 
     def __repr__(self) -> str:
         width, height = self.size_px
@@ -165,6 +226,8 @@ class Frame:
     """Presentation time in units of ``time_base``."""
     time_base: Fraction
     planes: Planes
+    duration: int = 0
+    """How long it is shown, in units of ``time_base``; 0 where the source does not say."""
     captured_s: float = 0.0
     """Monotonic clock when it left the decoder."""
     faces: tuple[Face, ...] = ()

@@ -1,0 +1,90 @@
+"""A bounded, ordered, closable, cancellable queue between two threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Cancelled(Exception):  # noqa: N818 - a state, not a fault
+    """The channel was cancelled; whoever waits on it must stop now."""
+
+
+class Channel(Generic[T]):
+    """One sender, one receiver, at most ``capacity`` items between them.
+
+    Closing is the end of the stream: items already sent are still received, then ``get_many``
+    returns nothing. Cancelling discards what is inside and raises Cancelled on both sides, also
+    in a thread that already waits. There is no time-out and no polling anywhere.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, not {capacity}")
+        self.capacity = capacity
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._cancelled = False
+
+    def put(self, item: T) -> None:
+        """Append ``item``, waiting while the channel is full. Raises Cancelled, ValueError."""
+        with self._changed:
+            while len(self._items) >= self.capacity and not self._cancelled:
+                self._changed.wait()
+            self._append(item)
+
+    def put_newest(self, item: T) -> list[T]:
+        """Append ``item`` at once; return the oldest items that had to make room for it.
+
+        This is the only operation that drops, meant for the head of a live stream.
+        """
+        with self._changed:
+            dropped = []
+            while len(self._items) >= self.capacity:
+                dropped.append(self._items.popleft())
+            self._append(item)
+            return dropped
+
+    def _append(self, item: T) -> None:
+        if self._cancelled:
+            raise Cancelled
+        if self._closed:
+            raise ValueError("put on a closed channel")
+        self._items.append(item)
+        self._changed.notify_all()
+
+    def get_many(self, at_most: int, *, fill: bool = False) -> list[T]:
+        """Return 1..at_most items in order, or [] once the channel is closed and empty.
+
+        Waits for the first item; with ``fill``, waits until ``at_most`` items (or as many as fit
+        the channel) are there or the sender closed, so that batches do not depend on timing.
+        """
+        wanted = min(at_most, self.capacity) if fill else 1
+        with self._changed:
+            while len(self._items) < wanted and not (self._closed or self._cancelled):
+                self._changed.wait()
+            if self._cancelled:
+                raise Cancelled
+            taken = [self._items.popleft() for _ in range(min(at_most, len(self._items)))]
+            self._changed.notify_all()
+            return taken
+
+    def close(self) -> None:
+        """Say that nothing more will be sent. Closing twice is harmless."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Discard everything and wake both sides with Cancelled."""
+        with self._changed:
+            self._cancelled = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._items)

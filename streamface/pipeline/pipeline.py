@@ -1,0 +1,190 @@
+"""One thread per stage, in order, with one way to end and one way to fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from streamface.errors import StageError, StreamfaceError
+from streamface.pipeline.channel import Cancelled, Channel
+from streamface.pipeline.stats import PipelineStats, StageStats
+
+T = TypeVar("T")
+
+
+class Stage(Protocol[T]):
+    """A step of the pipeline; always called from the same one thread."""
+
+    name: str
+    max_batch: int
+    """How many items it likes to get at once."""
+
+    def process(self, items: Sequence[T]) -> Sequence[T]:
+        """Work on items, oldest first; return what may go on, in order. May hold items back."""
+        ...
+
+    def finish(self) -> Sequence[T]:
+        """Return what was held back, in order; called once, after the last item."""
+        ...
+
+    def close(self) -> None:
+        """Release what the stage holds; called once, whatever happened, after its last call."""
+        ...
+
+
+class Pipeline(Generic[T]):
+    """Items from a source through stages, each in its own thread, to the caller.
+
+    Iterate over it (once) to get the items, in order::
+
+        with Pipeline(source, [find, classify], number=lambda frame: frame.index) as frames:
+            for frame in frames:
+                sink.write(frame)
+
+    The first error in any thread ends the run: every channel is cancelled, every thread joined,
+    and the error is raised in the caller's thread as a StageError that names stage and item.
+    Errors that are already fit for the user (StreamfaceError from the source) pass unchanged.
+    Leaving the ``with`` block early cancels. ``stop`` ends the source and lets the rest drain.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[T],
+        stages: Sequence[Stage[T]],
+        *,
+        number: Callable[[T], int],
+        capacity: int = 2,
+        newest_wins: bool = False,
+        on_drop: Callable[[T], None] | None = None,
+    ) -> None:
+        """Prepare the threads; nothing runs before the ``with`` block is entered.
+
+        number: the number of an item for error messages. capacity: items between two stages (a
+        stage that batches gets at least its batch). newest_wins: for live sources; when the
+        stages are busy the oldest waiting item is dropped at the head, handed to ``on_drop``
+        (in the source's thread) and counted; nothing is ever dropped later.
+        """
+        self._source = source
+        self._stages = list(stages)
+        self._number = number
+        self._newest_wins = newest_wins
+        self._on_drop = on_drop
+        sizes = [max(capacity, stage.max_batch) for stage in self._stages]
+        self._channels = [Channel[T](size) for size in [*sizes, capacity]]
+        names = ["read", *(stage.name for stage in self._stages)]
+        self.stats = PipelineStats([StageStats(name) for name in names])
+        self._error: BaseException | None = None
+        self._error_lock = threading.Lock()
+        self._stopping = False
+        self._threads = [threading.Thread(target=self._read, name="streamface-read")]
+        self._threads += [
+            threading.Thread(target=self._work, args=(i,), name=f"streamface-{stage.name}")
+            for i, stage in enumerate(self._stages)
+        ]
+
+    def __enter__(self) -> Iterator[T]:
+        for thread in self._threads:
+            thread.start()
+        return self._results()
+
+    def __exit__(self, *_: object) -> None:
+        self._cancel()
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """End the source after the item it is on; what is under way still comes out.
+
+        Takes no lock, so that it may be called from a signal handler.
+        """
+        self._stopping = True
+
+    def refresh_queues(self) -> None:
+        """Write the present fill of every channel into the statistics."""
+        for stats, channel in zip(self.stats.stages[1:], self._channels, strict=False):
+            stats.queue_len, stats.queue_capacity = len(channel), channel.capacity
+
+    def _results(self) -> Iterator[T]:
+        last = self._channels[-1]
+        try:
+            while batch := last.get_many(1):
+                yield from batch
+        except Cancelled:
+            pass
+        for thread in self._threads:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _cancel(self) -> None:
+        for channel in self._channels:
+            channel.cancel()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._error_lock:
+            if self._error is None:
+                self._error = error
+        self._cancel()
+
+    def _read(self) -> None:
+        stats, head = self.stats.stages[0], self._channels[0]
+        number: int | None = None
+        try:
+            items = iter(self._source)
+            while not self._stopping:
+                with stats.timed():
+                    item = next(items, None)
+                if item is None:
+                    break
+                number = self._number(item)
+                stats.frames += 1
+                self._send_to_head(head, item)
+            head.close()
+        except Cancelled:
+            pass
+        except StreamfaceError as exc:
+            self._fail(exc)
+        except Exception as exc:  # noqa: BLE001 - the stage runner is where errors are gathered
+            self._fail(_as_stage_error(stats.name, number, exc))
+
+    def _send_to_head(self, head: Channel[T], item: T) -> None:
+        if not self._newest_wins:
+            head.put(item)
+            return
+        for dropped in head.put_newest(item):
+            self.stats.count_drop("busy")
+            if self._on_drop is not None:
+                self._on_drop(dropped)
+
+    def _work(self, position: int) -> None:
+        stage, stats = self._stages[position], self.stats.stages[position + 1]
+        inbox, outbox = self._channels[position], self._channels[position + 1]
+        number: int | None = None
+        try:
+            try:
+                while batch := inbox.get_many(stage.max_batch, fill=not self._newest_wins):
+                    number = self._number(batch[0])
+                    with stats.timed():
+                        done = stage.process(batch)
+                    stats.frames += len(batch)
+                    del batch
+                    for item in done:
+                        outbox.put(item)
+                with stats.timed():
+                    rest = stage.finish()
+                for item in rest:
+                    outbox.put(item)
+            finally:
+                stage.close()
+            outbox.close()
+        except Cancelled:
+            pass
+        except Exception as exc:  # noqa: BLE001 - the stage runner is where errors are gathered
+            self._fail(_as_stage_error(stats.name, number, exc))
+
+
+def _as_stage_error(stage: str, number: int | None, exc: Exception) -> StageError:
+    error = StageError(stage, number, exc)
+    error.__cause__ = exc
+    return error
