@@ -7,13 +7,14 @@ with pixel centres at integer + 0.5 (so a box over the whole frame is 0, 0, widt
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     import av
 
 PlaneU8: TypeAlias = NDArray[np.uint8]
@@ -26,6 +27,8 @@ PointsF32: TypeAlias = NDArray[np.float32]
 """(K, 2) float32, (x, y)."""
 Box: TypeAlias = tuple[float, float, float, float]
 """(x0, y0, x1, y1), half-open."""
+Packet: TypeAlias = "av.Packet[Any]"
+"""A compressed audio or subtitle packet."""
 CoveredBy: TypeAlias = Literal["detection", "tracking"]
 ColourMatrix: TypeAlias = Literal["bt601", "bt709", "bt2020"]
 
@@ -131,10 +134,11 @@ class Planes:
         width, height = self.size_px
         block = self.y.base
         whole = width * height * 3 // 2
-        one_block = block is not None and block is self.u.base and block is self.v.base
-        if width % 2 or height % 2 or not one_block or getattr(block, "shape", ()) != (whole,):
+        if not isinstance(block, np.ndarray) or block.shape != (whole,) or width % 2 or height % 2:
             return None
-        view: PlaneU8 = np.reshape(block, (height * 3 // 2, width))
+        if block is not self.u.base or block is not self.v.base:
+            return None
+        view: PlaneU8 = block.reshape(height * 3 // 2, width)
         return view
 
     def to_rgb(self) -> ImageU8:
@@ -146,7 +150,8 @@ class Planes:
         chroma = [np.repeat(np.repeat(p, 2, 0), 2, 1)[:height, :width] for p in (self.u, self.v)]
         yuv1 = np.stack([self.y, *chroma, np.ones_like(self.y)], axis=-1).astype(np.float32)
         rgb = yuv1 @ self.colour.to_rgb().T
-        return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+        image: ImageU8 = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+        return image
 
     @classmethod
     def from_rgb(cls, image: ImageU8, colour: Colour | None = None) -> Planes:
@@ -231,7 +236,7 @@ class Frame:
     captured_s: float = 0.0
     """Monotonic clock when it left the decoder."""
     faces: tuple[Face, ...] = ()
-    packets: tuple[av.Packet, ...] = ()
+    packets: tuple[Packet, ...] = ()
     """Compressed audio and subtitle packets that were demuxed before this frame."""
 
     @property

@@ -1,0 +1,1 @@
+"""streamface: any video in, emotion-annotated video and tidy data out."""

@@ -1,0 +1,271 @@
+"""From what the user types after ``--source`` to opened sources, one after another."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+import sys
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+from streamface.errors import SourceError, UsageError
+from streamface.frame import Frame, Packet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from streamface.decode import Damage, ReadOptions, StreamInfo
+
+_log = logging.getLogger(__name__)
+
+DEMO: Final = "demo"
+Kind = Literal["demo", "file", "camera", "url"]
+
+VIDEO_SUFFIXES: Final = frozenset(
+    ".3g2 .3gp .asf .avi .divx .flv .gif .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mjpg .mkv "
+    ".mov .mp4 .mpeg .mpg .mts .mxf .nut .ogm .ogv .ts .vob .webm .wmv .y4m".split()
+)
+IMAGE_SUFFIXES: Final = frozenset(".avif .bmp .jpeg .jpg .jxl .png .tif .tiff .webp".split())
+
+_OPEN_TIMEOUT_S: Final = 10.0
+_READ_TIMEOUT_S: Final = 10.0
+# What FFmpeg's v4l2, avfoundation and dshow inputs are called, and how they name camera 0.
+_CAMERA_FORMATS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+_LIVE_SCHEMES: Final = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One thing to open."""
+
+    kind: Kind
+    location: str
+    name: str
+    """Fit to show and to log: passwords are masked."""
+
+    @property
+    def path(self) -> Path | None:
+        """The local file, if it is one."""
+        return Path(self.location) if self.kind == "file" else None
+
+
+class Source(Protocol):
+    """An opened input: iterate once for its frames, in display order."""
+
+    info: StreamInfo
+    damage: Damage
+    tail_packets: tuple[Packet, ...]
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None:
+        """Release the input; allowed at any time from the thread that iterates, and twice."""
+        ...
+
+
+def redacted(location: str) -> str:
+    """Return a URL with user, password and secret-looking query values masked."""
+    if "://" not in location:
+        return location
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return location.split("://", 1)[0] + "://***"
+    host = parts.netloc.rpartition("@")[2]
+    netloc = f"***@{host}" if "@" in parts.netloc else parts.netloc
+    query = re.sub(r"(?i)([^=&]*(?:pass|pwd|token|key|secret|sig|auth)[^=&]*)=[^&]*", r"\1=***",
+                   parts.query)  # fmt: skip
+    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+
+
+def find_inputs(source: str) -> list[Input]:
+    """Return what ``source`` names, in natural order; never empty.
+
+    ``demo``; digits: a camera; ``/dev/…`` on Linux: a camera; ``scheme://…``: a URL; an existing
+    file; a folder: the videos and images in it; else a glob pattern. Raises SourceError where
+    nothing is found, UsageError where ``source`` is empty.
+    """
+    if not source.strip():
+        raise UsageError("--source is empty; give a file, a folder, a camera number or a URL")
+    if source == DEMO:
+        return [Input("demo", DEMO, DEMO)]
+    if source.isdecimal():
+        return [Input("camera", source, f"camera {source}")]
+    if source.startswith("/dev/") and Path(source).exists():
+        return [Input("camera", source, source)]
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
+        if source.startswith("file://"):
+            return find_inputs(source.removeprefix("file://"))
+        return [Input("url", source, redacted(source))]
+    return [Input("file", str(path), str(path)) for path in _find_files(source)]
+
+
+def _find_files(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        known = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+        entries = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")]
+        files = [p for p in entries if p.suffix.lower() in known]
+        if not files:
+            raise SourceError(f"no video or image in the folder {source} ({len(entries)} files)")
+        if len(files) < len(entries):
+            _log.warning("%d files in %s are no video or image", len(entries) - len(files), source)
+        return sorted(files, key=_natural)
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    matches = [match for match in matches if match.is_file()]
+    if not matches:
+        what = "matches no file" if glob.has_magic(source) else "does not exist"
+        raise SourceError(f"{source} {what}")
+    return sorted(matches, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which frame2 comes before frame10."""
+    parts = re.split(r"(\d+)", str(path).lower())
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+
+
+def open_source(
+    what: Input,
+    options: ReadOptions,
+    *,
+    stream: int = 0,
+    opener: Callable[..., Any] | None = None,
+    platform: str = sys.platform,
+) -> Source:
+    """Open one input and decode its first picture. Raises SourceError, one line.
+
+    opener: stands in for ``av.open`` in tests, as ``platform`` does for ``sys.platform``.
+    """
+    import av  # noqa: PLC0415 - keeps `streamface --help` fast
+
+    from streamface.decode import MediaSource  # noqa: PLC0415
+
+    if what.kind == "demo":
+        return DemoSource(options, stream=stream)
+    location, arguments = _open_arguments(what, platform)
+    if what.path is not None:
+        _check_file(what.path)
+    try:
+        container = (opener or av.open)(location, mode="r", metadata_errors="replace", **arguments)
+    except (av.FFmpegError, OSError, ValueError) as exc:
+        raise SourceError(_cannot_open(what, exc)) from exc
+    is_live = what.kind == "camera" or (what.kind == "url" and _is_live(what.location, container))
+    try:
+        return MediaSource(container, what.name, options, is_live=is_live, stream=stream)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _open_arguments(what: Input, platform: str) -> tuple[str, dict[str, Any]]:
+    if what.kind == "camera":
+        return _camera_arguments(what.location, platform)
+    if what.kind == "url":
+        # FFmpeg renamed RTSP's `stimeout` to `timeout`; PyAV's own time-outs cover both.
+        scheme = what.location.split(":", 1)[0].lower()
+        options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
+        return what.location, {"options": options, "timeout": (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)}
+    # "file:" keeps FFmpeg from reading a colon or a % in a name as a protocol or a pattern.
+    return f"file:{what.location}", {}
+
+
+def _camera_arguments(location: str, platform: str) -> tuple[str, dict[str, Any]]:
+    system = "linux" if platform.startswith("linux") else platform
+    if system not in _CAMERA_FORMATS:
+        raise SourceError(f"cameras are not supported on {platform}; give a file or a URL")
+    device = location
+    if location.isdecimal():
+        device = {"linux": f"/dev/video{location}", "win32": f"video={location}"}.get(
+            system, location
+        )
+    return device, {
+        "format": _CAMERA_FORMATS[system],
+        "timeout": (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
+    }
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as exc:
+        raise SourceError(f"cannot read {path}: {exc.strerror}") from exc
+    if size == 0 and path.is_file():
+        raise SourceError(f"cannot read {path}: the file is empty")
+
+
+def _cannot_open(what: Input, exc: BaseException) -> str:
+    reason = getattr(exc, "strerror", None) or str(exc)
+    if what.kind == "camera":
+        return f"cannot open {what.name}: {reason}; is a camera connected and free?"
+    if what.kind == "file" and "Invalid data" in reason:
+        reason += " (not a video or image, or damaged at its start)"
+    return f"cannot open {what.name}: {redacted(' '.join(reason.split()))}"
+
+
+def _is_live(location: str, container: Any) -> bool:
+    return location.split(":", 1)[0].lower() in _LIVE_SCHEMES or not container.duration
+
+
+class DemoSource:
+    """The clip that needs no video of the user's: a camera that moves over a portrait."""
+
+    def __init__(self, options: ReadOptions, *, stream: int = 0) -> None:
+        from streamface import demo  # noqa: PLC0415 - decodes the portrait
+        from streamface.decode import Damage, StreamInfo  # noqa: PLC0415
+
+        self._demo = demo
+        self._options = options
+        self._stream_number = stream
+        self._chosen = self._choose()
+        self.damage = Damage()
+        self.tail_packets: tuple[Packet, ...] = ()
+        self.info = StreamInfo(
+            name=DEMO,
+            size_px=demo.SIZE_PX,
+            rate=demo.RATE / options.vid_stride,
+            time_base=1 / demo.RATE,
+            frames=len(self._chosen),
+            shift=self._chosen[0] if self._chosen else 0,
+        )
+        if not self._chosen:
+            raise SourceError(f"the demo ends before --start {options.start_s}")
+
+    def _choose(self) -> range:
+        options, rate = self._options, self._demo.RATE
+        first = -(-Fraction(options.start_s) * rate // 1)
+        end = self._demo.FRAMES
+        if options.end_s is not None:
+            end = min(end, int(-(-Fraction(options.end_s) * rate // 1)))
+        chosen = range(int(first), end, options.vid_stride)
+        return chosen[: options.max_frames]
+
+    def __iter__(self) -> Iterator[Frame]:
+        index = 0
+        for number, planes in enumerate(self._demo.frames()):
+            if number not in self._chosen:
+                continue
+            yield Frame(
+                stream=self._stream_number,
+                index=index,
+                pts=number,
+                time_base=self.info.time_base,
+                planes=planes,
+                duration=self._options.vid_stride,
+                captured_s=time.monotonic(),
+            )
+            index += 1
+            if index == len(self._chosen):
+                return
+
+    def close(self) -> None:
+        """Nothing is held."""
