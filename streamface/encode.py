@@ -1,0 +1,139 @@
+"""Which encoder, with which options, for which file; and sound that a container cannot carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+
+from streamface.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av.container import OutputContainer
+
+    from streamface.frame import Packet
+
+VIDEO_SUFFIX_CODECS: Final = {
+    ".mp4": "libx264",
+    ".m4v": "libx264",
+    ".mov": "libx264",
+    ".mkv": "libx264",
+    ".avi": "libx264",
+    ".ts": "libx264",
+    ".webm": "libvpx-vp9",
+}
+_ALIASES: Final = {
+    "h264": "libx264",
+    "avc": "libx264",
+    "x264": "libx264",
+    "h265": "libx265",
+    "hevc": "libx265",
+    "x265": "libx265",
+    "vp8": "libvpx",
+    "vp9": "libvpx-vp9",
+    "av1": "libsvtav1",
+}
+# 4:2:0 pictures of odd size: these encoders take them as they are, all others want even sizes.
+_TAKES_ODD_SIZES: Final = frozenset({"libvpx", "libvpx-vp9", "ffv1", "mpeg4", "mjpeg"})
+_DEFAULT_CRF: Final = {
+    "libx264": 20,
+    "libx265": 23,
+    "libvpx-vp9": 31,
+    "libvpx": 10,
+    "libsvtav1": 32,
+}
+_DEFAULT_PRESET: Final = {"libx264": "veryfast", "libx265": "veryfast", "libsvtav1": "9"}
+
+
+@dataclass(frozen=True, slots=True)
+class VideoOptions:
+    """How video is written."""
+
+    codec: str | None = None
+    """An FFmpeg encoder or h264, hevc, vp9, av1; None: by the file's extension."""
+    crf: float | None = None
+    """Constant rate factor, 0..63, lower is better; None: the codec's default here."""
+    preset: str | None = None
+    """Speed preset in the codec's own words; None: the codec's default here."""
+    audio: bool = True
+    """Whether audio and subtitle streams are kept."""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crf is not None and not 0 <= self.crf <= 63:
+            raise ValueError(f"crf must be 0..63, got {self.crf:g}")
+
+
+def choose_codec(suffix: str, options: VideoOptions) -> str:
+    """Return the encoder's FFmpeg name. Raises UsageError where there is none for that."""
+    suffix = suffix.lower()
+    if options.codec is None:
+        if suffix not in VIDEO_SUFFIX_CODECS:
+            known = " ".join(VIDEO_SUFFIX_CODECS)
+            raise UsageError(f"cannot write a {suffix or 'nameless'} video; use one of {known}")
+        return VIDEO_SUFFIX_CODECS[suffix]
+    name = _ALIASES.get(options.codec.lower(), options.codec)
+    try:
+        codec = av.Codec(name, "w")
+    except (av.FFmpegError, ValueError) as exc:
+        raise UsageError(
+            f"no encoder named '{options.codec}'; use h264, hevc, vp9, av1 or an FFmpeg encoder"
+        ) from exc
+    if codec.type != "video":
+        raise UsageError(f"'{options.codec}' encodes {codec.type}, not video")
+    return name
+
+
+def needs_even_size(codec: str) -> bool:
+    """Whether ``codec`` refuses 4:2:0 pictures of odd width or height."""
+    return codec not in _TAKES_ODD_SIZES
+
+
+def encoder_options(codec: str, options: VideoOptions) -> dict[str, str]:
+    """Return the FFmpeg options of an encoder for the asked quality and speed."""
+    crf = options.crf if options.crf is not None else _DEFAULT_CRF.get(codec)
+    preset = options.preset if options.preset is not None else _DEFAULT_PRESET.get(codec)
+    chosen: dict[str, str] = {}
+    if crf is not None:
+        chosen["cq" if codec.endswith("_nvenc") else "crf"] = f"{crf:g}"
+    if codec in ("libvpx", "libvpx-vp9"):
+        # Without b=0 libvpx caps the bit rate at a default; "good" at cpu-used 5 keeps up live.
+        chosen |= {"b": "0", "deadline": "good", "cpu-used": preset or "5", "row-mt": "1"}
+        return chosen
+    if preset is not None:
+        chosen["preset"] = preset
+    if codec == "libx265":
+        chosen["x265-params"] = "log-level=error"
+    if codec == "mpeg4" and options.crf is None:
+        chosen["qscale"] = "4"
+    return chosen
+
+
+class AudioTranscoder:
+    """Re-encodes one audio stream for a container that cannot carry its codec."""
+
+    def __init__(self, container: OutputContainer, source: av.AudioStream, codec: str) -> None:
+        context = source.codec_context
+        rate = 48_000 if codec == "libopus" else context.sample_rate
+        stream: Any = container.add_stream(codec, rate=rate)
+        stream.codec_context.layout = "mono" if context.layout.nb_channels == 1 else "stereo"
+        stream.codec_context.open()
+        self._stream = stream
+        self._resampler = av.AudioResampler(
+            format=stream.codec_context.format,
+            layout=stream.codec_context.layout,
+            rate=rate,
+            frame_size=stream.codec_context.frame_size or None,
+        )
+
+    def packets(self, packet: Packet | None) -> Iterator[Packet]:
+        """Yield the re-encoded packets that one source packet (None: the end) completes."""
+        frames: list[Any] = [None] if packet is None else list(packet.decode())
+        for frame in frames:
+            for resampled in self._resampler.resample(frame):
+                yield from self._stream.encode(resampled)
+        if packet is None:
+            yield from self._stream.encode(None)

@@ -1,0 +1,296 @@
+"""Write frames to video and image files: whole under their final name, or not at all."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import av
+
+from streamface.atomic import AtomicPath, sink_error
+from streamface.encode import (
+    VIDEO_SUFFIX_CODECS,
+    AudioTranscoder,
+    VideoOptions,
+    choose_codec,
+    encoder_options,
+    needs_even_size,
+)
+from streamface.errors import SinkError, UsageError
+from streamface.pixels import to_av
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from fractions import Fraction
+    from pathlib import Path
+
+    from streamface.decode import StreamInfo
+    from streamface.frame import Frame, Packet
+    from streamface.sources import Input
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_JPEG_QUALITY: Final = 95
+_MUXER_OPTIONS: Final = {
+    # The index goes to the front, so that a browser plays the file while it loads.
+    ".mp4": {"movflags": "+faststart"},
+    ".m4v": {"movflags": "+faststart"},
+    ".mov": {"movflags": "+faststart"},
+}
+
+
+class Sink(Protocol):
+    """Takes the frames of one source, in order."""
+
+    warnings: list[str]
+    """What could not be carried over, one sentence each."""
+
+    def write(self, frame: Frame) -> None:
+        """Write one frame with the packets it carries. Raises SinkError."""
+
+    def close(self, tail_packets: Sequence[Packet] = ()) -> None:
+        """Finish the file and give it its final name. Raises SinkError."""
+
+    def abort(self) -> None:
+        """Remove what was written; does nothing after ``close``."""
+
+
+class VideoSink:
+    """Encodes frames to MP4, MKV, WebM …, with the source's times, sound and metadata.
+
+    Every frame keeps its presentation time (variable rates included). Audio and subtitle packets
+    are copied where the container can carry them; other audio is re-encoded, other subtitles are
+    left out, each with a line in ``warnings``. Pictures are 8-bit 4:2:0; an odd size is padded by
+    one repeated column or row where the encoder wants even sizes.
+
+    Raises UsageError where the file exists already or the codec does not fit, SinkError where it
+    cannot be created.
+    """
+
+    def __init__(self, target: Path, info: StreamInfo, options: VideoOptions) -> None:
+        self.warnings: list[str] = []
+        self._info = info
+        codec = choose_codec(target.suffix, options)
+        self._even = needs_even_size(codec)
+        self._file = AtomicPath(target, overwrite=options.overwrite)
+        try:
+            self._container = av.open(
+                str(self._file.temporary),
+                "w",
+                options=_MUXER_OPTIONS.get(target.suffix.lower(), {}),
+            )
+            try:
+                self._open_streams(codec, options)
+            except BaseException:
+                self._close_quietly()
+                raise
+        except BaseException as exc:
+            self._file.discard()
+            if isinstance(exc, (av.FFmpegError, OSError, ValueError)):
+                raise sink_error(target, exc) from exc
+            raise
+
+    def _open_streams(self, codec: str, options: VideoOptions) -> None:
+        container, info = self._container, self._info
+        known = container.supported_codecs
+        if known and av.Codec(codec, "w").canonical_name not in known:
+            suffix = self._file.target.suffix
+            raise UsageError(f"a {suffix} file cannot carry {codec}; choose another --codec")
+        container.metadata.update(info.metadata)
+        self._stream = self._add_video(codec, options)
+        self._copies: dict[int, Any] = {}
+        self._transcoders: dict[int, AudioTranscoder] = {}
+        for source in info.copied if options.audio else ():
+            self._add_copied(source, known)
+        if info.chapters:
+            container.set_chapters(list(info.chapters))
+
+    def _add_video(self, codec: str, options: VideoOptions) -> av.VideoStream:
+        info = self._info
+        width, height = info.size_px
+        stream: Any = self._container.add_stream(
+            codec, rate=info.rate, options=encoder_options(codec, options)
+        )
+        stream.width = width + width % 2 if self._even else width
+        stream.height = height + height % 2 if self._even else height
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = info.time_base
+        stream.metadata.update(info.stream_metadata)
+        context = stream.codec_context
+        context.time_base = info.time_base
+        context.sample_aspect_ratio = info.sample_aspect
+        context.colorspace = info.tags.space
+        context.color_range = info.tags.range
+        context.color_primaries = info.tags.primaries
+        context.color_trc = info.tags.transfer
+        # Opened now, so that a wrong preset is an error before the first frame, not after it.
+        context.open()
+        opened: av.VideoStream = stream
+        return opened
+
+    def _add_copied(self, source: Any, known: set[str]) -> None:
+        name = source.codec_context.codec.canonical_name
+        suffix = self._file.target.suffix
+        if not known or name in known:
+            self._copies[source.index] = self._container.add_stream_from_template(source)
+        elif source.type == "audio":
+            codec = "libopus" if suffix.lower() == ".webm" else "aac"
+            self._transcoders[source.index] = AudioTranscoder(self._container, source, codec)
+            self.warnings.append(
+                f"a {suffix} file cannot carry {name} audio; re-encoded as {codec}"
+            )
+        else:
+            self.warnings.append(
+                f"a {suffix} file cannot carry {name} subtitles; left out (an .mkv keeps them)"
+            )
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame; its planes must have the size of the source's first frame."""
+        picture = to_av(frame.planes, even=self._even)
+        picture.pts = frame.pts - self._info.shift
+        picture.time_base = frame.time_base
+        picture.colorspace = self._info.tags.space
+        picture.color_range = self._info.tags.range
+        if frame.duration and hasattr(picture, "duration"):
+            picture.duration = frame.duration
+        try:
+            self._mux_packets(frame.packets)
+            self._container.mux(self._stream.encode(picture))
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            raise sink_error(self._file.target, exc) from exc
+
+    def _mux_packets(self, packets: Iterable[Packet]) -> None:
+        for packet in packets:
+            index = packet.stream_index
+            if index in self._transcoders:
+                self._transcode(index, packet)
+            elif index in self._copies:
+                self._shift(packet)
+                packet.stream = self._copies[index]
+                self._container.mux_one(packet)
+
+    def _transcode(self, index: int, packet: Packet) -> None:
+        self._shift(packet)
+        try:
+            self._container.mux(list(self._transcoders[index].packets(packet)))
+        except av.error.InvalidDataError as exc:
+            _log.debug("audio packet not decodable: %s", exc)
+
+    def _shift(self, packet: Packet) -> None:
+        if packet.dts is None:
+            packet.dts = packet.pts
+        if packet.pts is None:
+            packet.pts = packet.dts
+        if self._info.shift and packet.pts is not None and packet.dts is not None:
+            base: Fraction = self._info.time_base
+            ticks = round(self._info.shift * base / packet.time_base)
+            packet.pts -= ticks
+            packet.dts -= ticks
+
+    def close(self, tail_packets: Sequence[Packet] = ()) -> None:
+        """Flush the encoder, write the trailer, give the file its name. Raises SinkError."""
+        try:
+            self._mux_packets(tail_packets)
+            self._container.mux(self._stream.encode(None))
+            for transcoder in self._transcoders.values():
+                self._container.mux(list(transcoder.packets(None)))
+            self._container.close()
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            self.abort()
+            raise sink_error(self._file.target, exc) from exc
+        self._file.publish()
+
+    def abort(self) -> None:
+        """Close and remove the unfinished file."""
+        self._close_quietly()
+        self._file.discard()
+
+    def _close_quietly(self) -> None:
+        with suppress(av.FFmpegError, OSError, ValueError):
+            self._container.close()
+
+
+class ImageSink:
+    """Writes one picture as JPEG, PNG or WebP."""
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self.warnings: list[str] = []
+        self._written = False
+        self._file = AtomicPath(target, overwrite=overwrite)
+
+    def write(self, frame: Frame) -> None:
+        """Encode the frame. Raises SinkError on a second one: a picture holds just one."""
+        import cv2  # noqa: PLC0415 - not needed for video
+
+        target = self._file.target
+        if self._written:
+            raise SinkError(f"{target} holds one picture, but the source has more; use .mp4")
+        quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        bgr = frame.planes.to_rgb()[..., ::-1]
+        done, data = cv2.imencode(target.suffix.lower(), bgr.copy(), quality)
+        if not done:
+            raise SinkError(f"cannot write {target}: OpenCV could not encode the picture")
+        try:
+            self._file.temporary.write_bytes(data.tobytes())
+        except OSError as exc:
+            raise sink_error(target, exc) from exc
+        self._written = True
+
+    def close(self, tail_packets: Sequence[Packet] = ()) -> None:  # noqa: ARG002 - the Sink shape
+        """Give the file its final name."""
+        if self._written:
+            self._file.publish()
+        else:
+            self._file.discard()
+
+    def abort(self) -> None:
+        """Remove the unfinished file."""
+        self._file.discard()
+
+
+def plan_outputs(output: Path, inputs: Sequence[Input]) -> list[Path]:
+    """Return the file each input is written to, in order, before anything is opened.
+
+    One input and an ``output`` that is no folder: that file. Else ``output`` is the folder, with
+    the inputs' own names; formats that cannot be written become .mp4 (video) or .png (image).
+    Raises UsageError where two inputs would get one name or an output is its own input.
+    """
+    folder = output.is_dir() or len(inputs) > 1 or str(output).endswith(("/", "\\"))
+    targets = [output / _output_name(each) for each in inputs] if folder else [output]
+    seen: dict[Path, Input] = {}
+    for each, target in zip(inputs, targets, strict=True):
+        if target in seen:
+            raise UsageError(f"{seen[target].name} and {each.name} would both become {target}")
+        seen[target] = each
+        if each.path is not None and target.exists() and target.samefile(each.path):
+            raise UsageError(f"{target} is the source itself; choose another --output")
+    if folder and not output.is_dir():
+        if output.suffix.lower() in VIDEO_SUFFIX_CODECS.keys() | IMAGE_SUFFIXES:
+            raise UsageError(
+                f"{len(inputs)} inputs need a folder as --output, and {output} looks like a file"
+            )
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise sink_error(output, exc) from exc
+    return targets
+
+
+def _output_name(each: Input) -> str:
+    from streamface.sources import IMAGE_SUFFIXES as READABLE_IMAGES  # noqa: PLC0415
+
+    if each.path is None:
+        return "".join(c if c.isalnum() else "_" for c in each.name).strip("_") + ".mp4"
+    suffix = each.path.suffix.lower()
+    if suffix in VIDEO_SUFFIX_CODECS or suffix in IMAGE_SUFFIXES:
+        return each.path.name
+    return each.path.stem + (".png" if suffix in READABLE_IMAGES else ".mp4")
+
+
+def open_sink(target: Path, info: StreamInfo, options: VideoOptions) -> Sink:
+    """Open the sink that ``target``'s extension asks for. Raises UsageError, SinkError."""
+    if target.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageSink(target, overwrite=options.overwrite)
+    return VideoSink(target, info, options)
