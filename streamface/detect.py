@@ -114,22 +114,27 @@ class YuNetDetector:
         self.conf = conf
         self._cv2 = cv2
         self._max_faces = max_faces
-        self._net = _open(model, conf)
+        content = _read(model)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._net = _open(model, content, conf)
         self._shrinkers: dict[int, Shrinker] = {}
         self._new_shrinker = Shrinker
 
-    def detect(self, planes: Planes, imgsz: int | None = None) -> tuple[Face, ...]:
+    def detect(
+        self, planes: Planes, imgsz: int | None = None, *, clip: bool = True
+    ) -> tuple[Face, ...]:
         """Return the faces of a picture, best score first.
 
         imgsz: longer side of the searched picture for this call only. Boxes are clipped to the
-        frame; landmarks are as YuNet gives them and may lie outside. Any size of frame works.
+        frame, unless clip is False; landmarks are as YuNet gives them and may lie outside. Any
+        size of frame works.
         """
         imgsz = imgsz or self.imgsz
         rows = self._rows(planes, imgsz)
         if min(imgsz, max(planes.size_px)) > _LARGE_FACES_INPUT_PX:
             large = self._rows(planes, _LARGE_FACES_INPUT_PX // 2)
             rows = _merge(rows, large)
-        faces = (_face(row, planes.size_px) for row in rows)
+        faces = (_face(row, planes.size_px, clip=clip) for row in rows)
         best = sorted((face for face in faces if face), key=lambda face: -face.score)
         return tuple(best[: self._max_faces])
 
@@ -165,13 +170,16 @@ def _input_size(size_px: tuple[int, int], imgsz: int) -> tuple[int, int]:
     return max(1, round(size_px[0] * scale)), max(1, round(size_px[1] * scale))
 
 
-def _face(row: Rows, size_px: tuple[int, int]) -> Face | None:
+def _face(row: Rows, size_px: tuple[int, int], *, clip: bool) -> Face | None:
     """Return the face of one row, or None if nothing of it is in the frame."""
     x, y, width, height = (float(value) for value in row[:4])
-    box = clip_box((x, y, x + width, y + height), size_px)
+    whole = x, y, x + width, y + height
+    box = clip_box(whole, size_px)
     if box[2] - box[0] < 1 or box[3] - box[1] < 1 or not np.isfinite(row).all():
         return None
-    return Face(box, row[4:14].reshape(5, 2).copy(), float(min(max(row[14], 0.0), 1.0)))
+    return Face(
+        box if clip else whole, row[4:14].reshape(5, 2).copy(), float(min(max(row[14], 0.0), 1.0))
+    )
 
 
 def _merge(fine: Rows, coarse: Rows) -> Rows:
@@ -182,15 +190,20 @@ def _merge(fine: Rows, coarse: Rows) -> Rows:
     return kept
 
 
-def _open(model: Path, conf: float) -> cv2.FaceDetectorYN:
+def _open(model: Path, content: bytes, conf: float) -> cv2.FaceDetectorYN:
     """Load the model from memory, so that any path works, and run it on a black picture."""
     import cv2  # noqa: PLC0415 - see YuNetDetector
 
-    content = np.frombuffer(_read(model), np.uint8)
     try:
         with _silent_log():
             net = cv2.FaceDetectorYN.create(
-                "onnx", content, np.empty(0, np.uint8), (64, 64), conf, _NMS_IOU, _CANDIDATES
+                "onnx",
+                np.frombuffer(content, np.uint8),
+                np.empty(0, np.uint8),
+                (64, 64),
+                conf,
+                _NMS_IOU,
+                _CANDIDATES,
             )
             net.detect(np.zeros((64, 64, 3), np.uint8))
     except cv2.error as exc:
