@@ -165,6 +165,7 @@ class MediaSource:
         stride = self._options.vid_stride
         aspect = _fraction(first_sar) if (first_sar := video.sample_aspect_ratio) else Fraction(1)
         self._expected = video.frames
+        is_image = container.format.name in IMAGE_FORMATS and video.frames <= 1
         shift = round(Fraction(self._options.start_s) / time_base) if self._options.start_s else 0
         return StreamInfo(
             name=name,
@@ -172,8 +173,8 @@ class MediaSource:
             rate=rate / stride,
             time_base=time_base,
             is_live=is_live,
-            is_image=container.format.name in IMAGE_FORMATS and video.frames <= 1,
-            frames=None if is_live else self._estimate(time_base, rate),
+            is_image=is_image,
+            frames=1 if is_image else None if is_live else self._estimate(time_base, rate),
             sample_aspect=1 / aspect if self._turn.transpose else aspect,
             tags=tags_of(first),
             metadata=_kept(container.metadata),

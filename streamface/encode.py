@@ -21,7 +21,6 @@ VIDEO_SUFFIX_CODECS: Final = {
     ".m4v": "libx264",
     ".mov": "libx264",
     ".mkv": "libx264",
-    ".avi": "libx264",
     ".ts": "libx264",
     ".webm": "libvpx-vp9",
 }

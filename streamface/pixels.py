@@ -54,6 +54,12 @@ class Orientation:
 
 
 UPRIGHT: Final = Orientation()
+# By quarter turns counter-clockwise.
+_ROTATIONS: Final = {
+    1: Orientation(transpose=True, flip_y=True),
+    2: Orientation(flip_x=True, flip_y=True),
+    3: Orientation(transpose=True, flip_x=True),
+}
 
 
 def orientation(frame: av.VideoFrame) -> Orientation:
@@ -61,7 +67,11 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 
     Right angles and mirrors are honoured; any other angle is rounded to the nearest of them.
     """
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    try:
+        side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    except ValueError:
+        # PyAV 18.1 cannot list side data when one kind (EXIF) is newer than its own list.
+        return _ROTATIONS.get(round(frame.rotation / 90) % 4, UPRIGHT)
     if side_data is None:
         return UPRIGHT
     # x' = a x + c y and y' = b x + d y; 16.16 fixed point, rows of three.

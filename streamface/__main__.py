@@ -1,0 +1,7 @@
+"""``python -m streamface``."""
+
+import sys
+
+from streamface.cli import main
+
+sys.exit(main())

@@ -1,0 +1,133 @@
+"""The Python API: a generator over a source's frames, and one picture at a time."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamface.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from streamface.detect import YuNetDetector
+    from streamface.frame import Face, Frame, ImageU8
+    from streamface.model import Model
+    from streamface.records import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One processed frame."""
+
+    source: str
+    """Name of the input; passwords in URLs are masked."""
+    _frame: Frame
+
+    @property
+    def frame(self) -> int:
+        """Number of the frame within its source, from 0."""
+        return self._frame.index
+
+    @property
+    def time_s(self) -> float:
+        """Presentation time in seconds, the source's own."""
+        return self._frame.time_s
+
+    @property
+    def faces(self) -> tuple[Face, ...]:
+        """The faces, best detection score first."""
+        return self._frame.faces
+
+    def rgb(self) -> ImageU8:
+        """Return the picture as (H, W, 3) uint8 RGB; with labels if an output was asked for."""
+        return self._frame.planes.to_rgb()
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return what the JSONL output would hold for this frame."""
+        from streamface.records import frame_record  # noqa: PLC0415
+
+        return frame_record(self._frame, self.source)
+
+
+def stream(source: str | int | Path, **options: object) -> Iterator[Result]:
+    """Process a source and yield its frames as they are ready.
+
+    source: as ``--source``: a path, folder, glob, camera number, URL or "demo". options: the
+    fields of ``streamface.Settings`` (``output="out.mp4"``, ``detect_every=1``, ``data={"jsonl":
+    "faces.jsonl"}`` …). Outputs are finished when the generator is exhausted; leaving it early
+    (``break``, then ``close()`` or garbage collection) removes unfinished outputs and ends all
+    threads. Frames come in order and are yours to keep. Raises StreamfaceError; TypeError for an
+    unknown option.
+
+    >>> import streamface
+    >>> for result in streamface.stream("clip.mp4"):        # doctest: +SKIP
+    ...     for face in result.faces:
+    ...         print(result.time_s, face.track_id, face.emotion.label)
+    """
+    from pathlib import Path as _Path  # noqa: PLC0415
+
+    from streamface.app import Run  # noqa: PLC0415 - PyAV and numba load with it
+
+    known = {field.name for field in fields(Settings)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise TypeError(f"unknown option '{unknown[0]}'; known: {', '.join(sorted(known))}")
+    for name in ("output", "detector_model", "emotion_model", "gender_model"):
+        if isinstance(options.get(name), str):
+            options[name] = _Path(str(options[name]))
+    settings = Settings(source=str(source), **options)  # type: ignore[arg-type]
+    return _results(Run(settings))
+
+
+def _results(run: object) -> Iterator[Result]:
+    from streamface.app import Run  # noqa: PLC0415
+
+    assert isinstance(run, Run)
+    with run, closing(run.frames()) as frames:
+        for frame in frames:
+            yield Result(run.playlist.inputs[frame.stream].name, frame)
+
+
+class Analyzer:
+    """Finds and reads the faces of single pictures; keep one to load the models only once.
+
+    One instance belongs to one thread.
+    """
+
+    def __init__(self, **options: object) -> None:
+        """options: fields of ``streamface.Settings`` that concern finding and reading faces."""
+        from streamface.app import open_detector  # noqa: PLC0415
+        from streamface.model import Model  # noqa: PLC0415
+
+        settings = Settings(source="-", **options)  # type: ignore[arg-type]
+        self._detector: YuNetDetector = open_detector(settings)
+        given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
+        self._models: dict[str, Model] = {
+            task: Model.open(given[task] or task) for task in settings.tasks
+        }
+
+    def __call__(self, image: ImageU8) -> tuple[Face, ...]:
+        """Return the faces of an (H, W, 3) uint8 RGB picture, best detection score first.
+
+        ``track_id`` numbers them from 1; nothing is remembered. OpenCV's pictures are BGR: pass
+        ``image[..., ::-1]``. Raises ValueError on another shape or type.
+        """
+        from streamface.classify import analyze as classify  # noqa: PLC0415
+        from streamface.frame import Planes  # noqa: PLC0415
+
+        planes = Planes.from_rgb(np.ascontiguousarray(image))
+        faces = self._detector.detect(planes)
+        return classify(planes, faces, self._models.get("emotion"), self._models.get("gender"))
+
+
+def analyze(image: ImageU8, **options: object) -> tuple[Face, ...]:
+    """Find and read the faces of one (H, W, 3) uint8 RGB picture; see ``Analyzer``.
+
+    Loads the models on every call: for many pictures keep an ``Analyzer``.
+    """
+    return Analyzer(**options)(image)

@@ -1,0 +1,338 @@
+"""Settings to a running pipeline: the only module that knows every concrete class."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from streamface.decode import ReadOptions
+from streamface.encode import VideoOptions
+from streamface.errors import SourceError, UsageError
+from streamface.pipeline import Pipeline, StageStats
+from streamface.playlist import Playlist
+from streamface.sinks import open_sink, plan_outputs
+from streamface.sources import find_inputs
+from streamface.stages import Classify, FindFaces, Paint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from streamface.datasinks import DataSink
+    from streamface.decode import StreamInfo
+    from streamface.detect import YuNetDetector
+    from streamface.frame import Frame, Packet
+    from streamface.model import Model
+    from streamface.pipeline import PipelineStats, Stage
+    from streamface.settings import Settings
+    from streamface.sinks import Sink
+    from streamface.track import FaceTracker
+
+_log = logging.getLogger(__name__)
+
+DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has done so far; written by the thread that writes, read by anybody."""
+
+    frames: int = 0
+    face_frames: int = 0
+    """Faces summed over frames."""
+    faces_now: int = 0
+    tracks: set[int] = field(default_factory=set)
+    labels: Counter[str] = field(default_factory=Counter)
+    """Emotion labels, counted once a face and frame."""
+    stream: int = 0
+    stream_frames: int = 0
+    time_s: float = 0.0
+    started_s: float = field(default_factory=time.monotonic)
+    ended_s: float | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the first frame was asked for."""
+        return (self.ended_s or time.monotonic()) - self.started_s
+
+    @property
+    def fps(self) -> float:
+        """Frames written per second of wall time."""
+        return self.frames / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    def count(self, frame: Frame) -> None:
+        """Add one written frame."""
+        if frame.stream != self.stream:
+            self.stream, self.stream_frames = frame.stream, 0
+        self.frames += 1
+        self.stream_frames += 1
+        self.time_s = frame.time_s
+        self.faces_now = len(frame.faces)
+        self.face_frames += len(frame.faces)
+        for face in frame.faces:
+            self.tracks.add(face.track_id)
+            if face.emotion is not None:
+                self.labels[face.emotion.label] += 1
+
+
+class Run:
+    """One run, from settings to finished files. Use as a context manager::
+
+        with Run(settings) as run:
+            run.execute()
+
+    or iterate ``run.frames()`` and take the frames yourself. Construction opens everything that
+    can be wrong (source, models, outputs) and raises UsageError or another StreamfaceError, with
+    nothing left behind. Leaving the block without ``execute`` having finished removes unfinished
+    outputs.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tally = Tally()
+        self.warnings: list[str] = []
+        self._orphans: list[Packet] = []
+        self._sink: Sink | None = None
+        self._data: list[DataSink] = []
+        self._finished = False
+        with ExitStack() as cleanup:
+            cleanup.callback(self._abort)
+            self.playlist = Playlist(find_inputs(settings.source), _read_options(settings))
+            cleanup.callback(self.playlist.close)
+            self._targets = (
+                plan_outputs(settings.output, self.playlist.inputs) if settings.output else []
+            )
+            self._models = self._open_models(cleanup)
+            self._open_data()
+            self._open_sink(self.playlist.first.info, self._first_stream())
+            self.is_live = self.playlist.first.info.is_live
+            self.pipeline = self._build()
+            self._writing = StageStats("write")
+            self.pipeline.stats.stages.append(self._writing)
+            self._cleanup = cleanup.pop_all()
+
+    # -- building
+
+    def _first_stream(self) -> int:
+        return next(iter(self.playlist.opened))
+
+    def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
+        from streamface.model import Model  # noqa: PLC0415 - numba loads with it
+
+        settings = self.settings
+        given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
+        models = {}
+        for task in settings.tasks:
+            models[task] = Model.open(given[task] or task)
+            cleanup.callback(models[task].close)
+        self._detector = open_detector(settings)
+        return models
+
+    def _open_data(self) -> None:
+        from streamface import datasinks, records  # noqa: PLC0415 - csv, json: only where asked
+
+        if not self.settings.data:
+            return
+        header = records.header(
+            source=[each.name for each in self.playlist.inputs],
+            models=self.model_hashes(),
+            options=_options_for_header(self.settings),
+        )
+        classes = {
+            "jsonl": datasinks.JsonlSink,
+            "csv": datasinks.CsvSink,
+            "parquet": datasinks.ParquetSink,
+            "vtt": datasinks.VttSink,
+        }
+        for kind, target in self.settings.data.items():
+            if target == "-" and kind != "jsonl":
+                raise UsageError(f"--save-{kind} cannot go to stdout; only --save-jsonl - can")
+            path = None if target == "-" else Path(target)
+            sink = classes[kind](path, header, overwrite=self.settings.overwrite)
+            self._data.append(sink)
+
+    def _open_sink(self, info: StreamInfo, stream: int) -> None:
+        if not self._targets:
+            return
+        self._sink = open_sink(self._targets[stream], info, _video_options(self.settings))
+        self.warnings += self._sink.warnings
+
+    def _build(self) -> Pipeline[Frame]:
+        from streamface.classify import ClassifySettings, FaceClassifier  # noqa: PLC0415
+        from streamface.overlay import OverlayStyle, Painter  # noqa: PLC0415
+        from streamface.smoothing import SmoothingSettings  # noqa: PLC0415
+
+        settings = self.settings
+        stages: list[Stage[Frame]] = [FindFaces(self._tracker_maker())]
+        if self._models:
+            how = ClassifySettings(
+                emotion_every=settings.classify_every,
+                smoothing=SmoothingSettings(time_constant_s=settings.smoothing_s),
+            )
+            classifier = FaceClassifier(
+                self._models.get("emotion"), self._models.get("gender"), how
+            )
+            stages.append(Classify(classifier))
+        if self._targets:
+            style = OverlayStyle(
+                boxes=not settings.hide_boxes,
+                labels=not settings.hide_labels,
+                probs=not settings.hide_probs,
+                chart=settings.chart,
+            )
+            stages.append(Paint(Painter(style)))
+        return Pipeline(
+            self._source_frames(),
+            stages,
+            number=lambda frame: frame.index,
+            newest_wins=self.is_live,
+            on_drop=lambda frame: self._orphans.extend(frame.packets),
+        )
+
+    def _tracker_maker(self) -> Callable[[], FaceTracker]:
+        from itertools import count  # noqa: PLC0415
+
+        from streamface.track import FaceTracker  # noqa: PLC0415
+
+        ids = count(1)
+        every = self.settings.detect_every
+        return lambda: FaceTracker(self._detector, detect_every=every, ids=ids)
+
+    def _source_frames(self) -> Iterator[Frame]:
+        """Frames of all inputs; the packets of frames that were dropped move to the next one."""
+        for frame in self.playlist:
+            if self._orphans:
+                frame.packets = (*self._orphans, *frame.packets)
+                self._orphans.clear()
+            yield frame
+
+    # -- running
+
+    @property
+    def stats(self) -> PipelineStats:
+        """Busy time, queues, latency and drops, live."""
+        return self.pipeline.stats
+
+    @property
+    def info(self) -> StreamInfo:
+        """The source whose frames are being written now."""
+        source = self.playlist.opened.get(self.tally.stream)
+        return (source or self.playlist.first).info
+
+    def model_hashes(self) -> dict[str, str]:
+        """SHA-256 of every model in use, by name; the official detector goes by its own hash."""
+        hashes = {name: model.card.sha256 for name, model in self._models.items()}
+        return {"detector": self._detector.sha256, **hashes}
+
+    def frames(self) -> Generator[Frame, None, None]:
+        """Yield finished frames in order, writing each to the outputs before it is yielded.
+
+        Close it (``contextlib.closing``) when leaving early: that ends the pipeline's threads.
+        """
+        self.tally.started_s = time.monotonic()
+        with self.pipeline as finished:
+            for frame in finished:
+                with self._writing.timed():
+                    self._write(frame)
+                self._writing.frames += 1
+                self.stats.latency.add(time.monotonic() - frame.captured_s)
+                yield frame
+        self._finish()
+
+    def execute(self) -> None:
+        """Run to the end (or to ``stop``). Raises StreamfaceError; outputs are whole or absent."""
+        with closing(self.frames()) as frames:
+            for _ in frames:
+                pass
+
+    def stop(self) -> None:
+        """End the source; what is under way is finished and the files closed. Signal-safe."""
+        self.pipeline.stop()
+
+    def _write(self, frame: Frame) -> None:
+        tally = self.tally
+        if tally.frames == 0:
+            tally.stream = frame.stream
+        if frame.stream != tally.stream:
+            self._finish_stream(tally.stream)
+            self._open_sink(self.playlist.opened[frame.stream].info, frame.stream)
+        name = self.playlist.inputs[frame.stream].name
+        for data in self._data:
+            data.write(frame, name)
+        if self._sink is not None:
+            self._sink.write(frame)
+            # What is compressed already went to the file: a frame kept by the caller is light.
+            frame.packets = ()
+        tally.count(frame)
+
+    def _finish_stream(self, stream: int) -> None:
+        source = self.playlist.opened.get(stream)
+        if self._sink is not None:
+            sink, self._sink = self._sink, None
+            sink.close(source.tail_packets if source is not None else ())
+        self.playlist.release(stream)
+
+    def _finish(self) -> None:
+        if self.tally.frames == 0:
+            reasons = list(self.playlist.failures.values())
+            raise SourceError(reasons[0] if reasons else "no frame was read before the stop")
+        self._finish_stream(self.tally.stream)
+        while self._data:
+            self._data.pop(0).close()
+        self.tally.ended_s = time.monotonic()
+        self._collect_warnings()
+        self._finished = True
+
+    def _collect_warnings(self) -> None:
+        for number, lines in sorted(self.playlist.damage.items()):
+            name = self.playlist.inputs[number].name
+            self.warnings += [f"{name}: {line}" for line in lines]
+
+    def _abort(self) -> None:
+        if self._sink is not None:
+            self._sink.abort()
+            self._sink = None
+        for data in self._data:
+            data.abort()
+        self._data.clear()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+
+def open_detector(settings: Settings) -> YuNetDetector:
+    """Open the detector that the settings ask for. Raises ModelError."""
+    from streamface.detect import YuNetDetector, find_model  # noqa: PLC0415 - OpenCV loads with it
+
+    return YuNetDetector(
+        find_model(settings.detector_model),
+        conf=settings.conf,
+        max_faces=settings.max_faces,
+        imgsz=settings.imgsz,
+    )
+
+
+def _read_options(settings: Settings) -> ReadOptions:
+    return ReadOptions(settings.start_s, settings.end_s, settings.max_frames, settings.vid_stride)
+
+
+def _video_options(settings: Settings) -> VideoOptions:
+    return VideoOptions(
+        settings.codec, settings.crf, settings.preset, settings.audio, settings.overwrite
+    )
+
+
+def _options_for_header(settings: Settings) -> dict[str, object]:
+    """What a reader of the data needs to judge it: how faces were found and read."""
+    names = (
+        "start_s", "end_s", "max_frames", "vid_stride", "imgsz", "conf", "max_faces",
+        "detect_every", "classify_every", "smoothing_s", "tasks",
+    )  # fmt: skip
+    return {name: getattr(settings, name) for name in names}

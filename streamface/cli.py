@@ -1,0 +1,288 @@
+"""The command line: arguments to settings, errors to one line and an exit code.
+
+Exit codes: 0 done; 1 run-time failure; 2 wrong usage; 3 some of several inputs failed;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from streamface.errors import StreamfaceError
+from streamface.settings import TASKS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from streamface.app import Run
+
+_log = logging.getLogger(__name__)
+
+DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
+_DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as exc:  # argparse's own: --help, --version or a usage error
+        return int(exc.code or 0)
+    try:
+        return int(arguments.command(arguments))
+    except StreamfaceError as exc:
+        _complain(str(exc))
+        return exc.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; unfinished files were removed")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our stdout left; point it elsewhere so that the interpreter's exit is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except MemoryError:
+        _complain("out of memory; try a smaller --imgsz or fewer sources at once")
+        return FAILED
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"streamface: error: {' '.join(message.split())}\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors in one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message} (see {self.prog} --help)")
+        raise SystemExit(USAGE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="streamface",
+        description="Any video in, emotion-annotated video and tidy data out.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_run(commands.add_parser("run", help="process a source", description=_RUN_DESCRIPTION))
+    models = commands.add_parser("models", help="list the shipped models and their hashes")
+    models.set_defaults(command=_models)
+    doctor = commands.add_parser("doctor", help="print versions, runtimes and models")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+_RUN_DESCRIPTION: Final = (
+    "Find the faces of a video, read their emotion and gender, and write an annotated video, "
+    "data, or both. Press Ctrl-C once to stop and keep what is done, twice to cancel."
+)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_run)
+    parser.add_argument(
+        "--source",
+        "-s",
+        required=True,
+        metavar="S",
+        help="file, folder, 'glob*', camera number, device, URL, or 'demo'",
+    )
+    group = parser.add_argument_group("what to read")
+    group.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="s or h:mm:ss")
+    group.add_argument("--end", type=_seconds, metavar="T", help="stop before this time")
+    group.add_argument("--max-frames", type=int, metavar="N")
+    group.add_argument("--vid-stride", type=int, default=1, metavar="N", help="every Nth frame")
+    group = parser.add_argument_group("what to find")
+    group.add_argument(
+        "--imgsz", type=int, default=_default("imgsz"), metavar="PX",
+        help="longer side of the picture the detector sees (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--conf", type=float, default=_default("conf"), metavar="P",
+        help="least detector score (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--max-faces", type=int, default=_default("max_faces"), metavar="N")
+    group.add_argument(
+        "--detect-every", type=int, default=_default("detect_every"), metavar="N",
+        help="detect every Nth frame, follow by optical flow between (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--detector-model", type=Path, metavar="ONNX", help="another YuNet file")
+    group.add_argument(
+        "--tasks", type=_words, default=TASKS, metavar="LIST", help="emotion,gender (default both)"
+    )
+    group.add_argument("--emotion-model", type=Path, metavar="CARD")
+    group.add_argument("--gender-model", type=Path, metavar="CARD")
+    group.add_argument(
+        "--classify-every", type=int, default=_default("classify_every"), metavar="N",
+        help="look at a face's emotion every Nth frame (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--smoothing", type=float, default=_default("smoothing_s"), metavar="S",
+        help="time constant of the labels in seconds, 0 for none (default %(default)s)",
+    )  # fmt: skip
+    _add_outputs(parser)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to draw")
+    group.add_argument("--hide-boxes", action="store_true")
+    group.add_argument("--hide-labels", action="store_true")
+    group.add_argument("--hide-probs", action="store_true")
+    group.add_argument("--chart", action="store_true", help="bars of the seven probabilities")
+    group = parser.add_argument_group("what to write")
+    group.add_argument(
+        "--output", "-o", type=Path, metavar="O", help=".mp4 .mkv .webm .mov .jpg .png or a folder"
+    )
+    group.add_argument("--codec", metavar="C", help="h264, hevc, vp9, av1 or an FFmpeg encoder")
+    group.add_argument("--crf", type=float, metavar="Q", help="quality, lower is better")
+    group.add_argument("--preset", metavar="P", help="encoder speed (x264: ultrafast … veryslow)")
+    group.add_argument("--no-audio", action="store_true", help="leave sound and subtitles out")
+    for kind in _DATA_KINDS:
+        also = " ('-': stdout)" if kind == "jsonl" else ""
+        group.add_argument(f"--save-{kind}", metavar="F", help=f"write {kind.upper()}{also}")
+    group.add_argument("--overwrite", action="store_true", help="replace existing files")
+    group = parser.add_argument_group("console")
+    group.add_argument("--quiet", "-q", action="store_true", help="errors only")
+    group.add_argument("--no-progress", action="store_true", help="no live panel")
+    group.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error")
+    )
+
+
+def _default(name: str) -> object:
+    field = Settings.__dataclass_fields__[name]
+    return field.default
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    for word in words:
+        if word not in TASKS:
+            raise argparse.ArgumentTypeError(f"'{word}' is none of {', '.join(TASKS)}")
+    return words
+
+
+def _seconds(text: str) -> float:
+    """Parse ``12.5``, ``1:02`` or ``0:01:02.5``."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no time; write seconds or h:mm:ss")
+    hours, minutes, seconds = match.groups()
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    data = {kind: getattr(arguments, f"save_{kind}") for kind in _DATA_KINDS}
+    return Settings(
+        source=arguments.source,
+        start_s=arguments.start,
+        end_s=arguments.end,
+        max_frames=arguments.max_frames,
+        vid_stride=arguments.vid_stride,
+        imgsz=arguments.imgsz,
+        conf=arguments.conf,
+        max_faces=arguments.max_faces,
+        detect_every=arguments.detect_every,
+        detector_model=arguments.detector_model,
+        tasks=arguments.tasks,
+        emotion_model=arguments.emotion_model,
+        gender_model=arguments.gender_model,
+        classify_every=arguments.classify_every,
+        smoothing_s=arguments.smoothing,
+        hide_boxes=arguments.hide_boxes,
+        hide_labels=arguments.hide_labels,
+        hide_probs=arguments.hide_probs,
+        chart=arguments.chart,
+        output=arguments.output,
+        codec=arguments.codec,
+        crf=arguments.crf,
+        preset=arguments.preset,
+        audio=not arguments.no_audio,
+        overwrite=arguments.overwrite,
+        data={kind: target for kind, target in data.items() if target is not None},
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    _set_up_logging("error" if arguments.quiet else arguments.log_level)
+    from streamface.app import Run  # noqa: PLC0415 - PyAV and numpy load with it
+
+    with Run(settings) as run, _CtrlC(run) as ctrl_c:
+        if arguments.quiet:
+            run.execute()
+        else:
+            from streamface.console import watch  # noqa: PLC0415 - Rich loads with it
+
+            watch(run, live=not arguments.no_progress)
+    if run.playlist.failures:
+        return PARTIAL
+    # Ctrl-C is how a live run ends; a file that was not read to its end is another matter.
+    return INTERRUPTED if ctrl_c.pressed and not run.is_live else DONE
+
+
+class _CtrlC:
+    """First Ctrl-C (or SIGTERM): finish what is under way. Second: raise KeyboardInterrupt."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.pressed = False
+
+    def __enter__(self) -> _CtrlC:
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+        self._run.stop()
+
+
+def _set_up_logging(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("streamface: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logging.addLevelName(number, logging.getLevelName(number).lower())
+    logging.getLogger("streamface").setLevel(level.upper())
+
+
+def _models(_: argparse.Namespace) -> int:
+    from streamface.doctor import print_models  # noqa: PLC0415
+
+    print_models()
+    return DONE
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from streamface.doctor import print_report  # noqa: PLC0415
+
+    return DONE if print_report() else FAILED
+
+
+def _version() -> str:
+    from importlib import metadata  # noqa: PLC0415
+
+    try:
+        return metadata.version("streamface")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+

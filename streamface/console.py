@@ -1,0 +1,224 @@
+"""What a person sees while a run works, and the plain summary after it. All on stderr."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from streamface.app import Run
+    from streamface.pipeline import StageStats
+
+_log = logging.getLogger(__name__)
+
+_REFRESH_HZ: Final = 4
+_LOG_EVERY_S: Final = 10.0
+# The frame rate shown is that of the last moments, not the mean since the start.
+_RATE_WINDOW_S: Final = 3.0
+
+
+class RateMeter:
+    """Frames per second over the last few seconds. Knows no clock: time is an argument."""
+
+    def __init__(self, window_s: float = _RATE_WINDOW_S) -> None:
+        self._window_s = window_s
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def update(self, now_s: float, frames: int) -> float:
+        """Note the total of ``frames`` at ``now_s``; return the recent rate, 0 at first."""
+        self._seen.append((now_s, frames))
+        while len(self._seen) > 2 and self._seen[0][0] < now_s - self._window_s:
+            self._seen.popleft()
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+
+
+def watch(run: Run, *, live: bool = True) -> None:
+    """Execute ``run`` with a live panel on a terminal, with log lines elsewhere; then sum up."""
+    console = Console(stderr=True)
+    if live and console.is_terminal:
+        _watch_panel(run, console)
+    else:
+        _watch_log(run)
+    for warning in run.warnings:
+        _log.warning("%s", warning)
+    console.print(
+        "\n".join(summary(run)), markup=False, highlight=False, soft_wrap=True, emoji=False
+    )
+
+
+def _watch_panel(run: Run, console: Console) -> None:
+    meter = RateMeter()
+    with Live(
+        get_renderable=lambda: panel(run, meter.update(time.monotonic(), run.tally.frames)),
+        console=console,
+        refresh_per_second=_REFRESH_HZ,
+        transient=True,
+    ):
+        run.execute()
+
+
+def _watch_log(run: Run) -> None:
+    info = run.info
+    _log.info("%s: %dx%d, %.4g fps", info.name, *info.size_px, float(info.rate))
+    next_s = time.monotonic() + _LOG_EVERY_S
+    with closing(run.frames()) as frames:
+        for _ in frames:
+            if time.monotonic() >= next_s:
+                next_s += _LOG_EVERY_S
+                _log.info("%s", progress_line(run))
+
+
+def progress_line(run: Run) -> str:
+    """Return one line: where the run is, how fast, how much longer."""
+    tally, total = run.tally, run.info.frames
+    done = f"frame {tally.stream_frames}" + (f" of {total}" if total else "")
+    eta_s = _eta_s(run, tally.fps)
+    eta = f", {_clock(eta_s)} left" if eta_s is not None else ""
+    return f"{done}, {tally.fps:.1f} fps{eta}, {tally.faces_now} faces"
+
+
+def panel(run: Run, fps: float) -> RenderableType:
+    """Return the live panel; ``fps`` is the present rate."""
+    run.pipeline.refresh_queues()
+    tally, info = run.tally, run.info
+    width, height = info.size_px
+    title = Text.assemble(
+        ("streamface ", "bold"), (_shortened(info.name, 48), "cyan"), f" {width}x{height}"
+    )
+    many = len(run.playlist.inputs)
+    if many > 1:
+        title.append(f"  input {tally.stream + 1} of {many}", "dim")
+    rows = Group(_progress(run, fps), _numbers(run, fps), _stages(run))
+    return Panel(rows, title=title, title_align="left", border_style="blue", padding=(0, 1))
+
+
+def _progress(run: Run, fps: float) -> RenderableType:
+    tally, total = run.tally, run.info.frames
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(ratio=1)
+    grid.add_column(justify="right", no_wrap=True)
+    if total:
+        # The estimate of a broken file may be too low; the bar must not say 103 %.
+        done = min(1.0, tally.stream_frames / total)
+        eta_s = _eta_s(run, fps)
+        left = f"{_clock(eta_s)} left" if eta_s is not None else ""
+        text = f"{done:4.0%}  {tally.stream_frames}/{total}  {left}"
+        grid.add_row(ProgressBar(total=1.0, completed=done), Text(text))
+    else:
+        grid.add_row(Text(f"live for {_clock(tally.elapsed_s)}"), Text(f"frame {tally.frames}"))
+    return grid
+
+
+def _numbers(run: Run, fps: float) -> RenderableType:
+    tally, latency = run.tally, run.stats.latency
+    percentiles = " / ".join(_ms(latency.percentile_s(p)) for p in (50, 95, 99))
+    drops = ", ".join(f"{count} {reason}" for reason, count in run.stats.drops.items()) or "none"
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        Text.assemble(("fps ", "dim"), (f"{fps:.1f}", "bold green")),
+        Text.assemble(("faces ", "dim"), (f"{tally.faces_now}", "bold"), f" of {len(tally.tracks)}"),
+        Text.assemble(("latency p50/p95/p99 ", "dim"), (percentiles, "bold"), " ms"),
+        Text.assemble(("drops ", "dim"), (drops, "bold" if drops == "none" else "bold red")),
+    )
+    return grid
+
+
+def _stages(run: Run) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("stage")
+    table.add_column("busy", justify="right")
+    table.add_column("ms/frame", justify="right")
+    table.add_column("queue", no_wrap=True)
+    for stage in run.stats.stages:
+        share = busy_share(stage, run.tally.elapsed_s)
+        colour = "red" if share > 0.9 else "yellow" if share > 0.6 else ""
+        table.add_row(
+            stage.name,
+            Text(f"{share:.0%}", colour),
+            f"{_per_frame_ms(stage):.2f}",
+            _fill(stage),
+        )
+    return table
+
+
+def _fill(stage: StageStats) -> str:
+    if not stage.queue_capacity:
+        return ""
+    return "■" * stage.queue_len + "·" * (stage.queue_capacity - stage.queue_len)
+
+
+def summary(run: Run) -> list[str]:
+    """Return the plain lines printed after a run."""
+    tally, stats = run.tally, run.stats
+    seconds = tally.elapsed_s
+    many = len(run.playlist.inputs)
+    name = run.playlist.inputs[0].name if many == 1 else f"{many - len(run.playlist.failures)} inputs"
+    lines = [f"{name}: {tally.frames} frames in {seconds:.1f} s, {tally.fps:.1f} fps"]
+    mean = tally.face_frames / tally.frames if tally.frames else 0.0
+    lines.append(f"faces: {len(tally.tracks)} tracks, {mean:.2f} a frame{_label_shares(run)}")
+    percentiles = ", ".join(f"p{p} {_ms(stats.latency.percentile_s(p))} ms" for p in (50, 95, 99))
+    drops = ", ".join(f"{count} ({reason})" for reason, count in stats.drops.items()) or "none"
+    lines.append(f"latency: {percentiles}; dropped frames: {drops}")
+    busy = ", ".join(f"{s.name} {busy_share(s, seconds):.0%}" for s in stats.stages)
+    lines.append(f"busy: {busy}")
+    if run.settings.output is not None:
+        lines.append(f"written: {run.settings.output}")
+    lines += [
+        f"written: {target}" for target in run.settings.data.values() if target != "-"
+    ]
+    if run.playlist.failures:
+        lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")
+        lines += [f"  {reason}" for reason in run.playlist.failures.values()]
+    return lines
+
+
+def _label_shares(run: Run) -> str:
+    labels = run.tally.labels
+    total = sum(labels.values())
+    if not total:
+        return ""
+    shares = ", ".join(f"{label} {count / total:.0%}" for label, count in labels.most_common(4))
+    return f"; {shares}"
+
+
+def busy_share(stage: StageStats, elapsed_s: float) -> float:
+    """Return the part of the run, 0..1, that a stage's thread spent working."""
+    return min(1.0, stage.busy_s / elapsed_s) if elapsed_s > 0 else 0.0
+
+
+def _per_frame_ms(stage: StageStats) -> float:
+    return 1e3 * stage.busy_s / stage.frames if stage.frames else 0.0
+
+
+def _eta_s(run: Run, fps: float) -> float | None:
+    total = run.info.frames
+    if not total or fps <= 0:
+        return None
+    return max(0, total - run.tally.stream_frames) / fps
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f}"
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else "…" + text[1 - length :]

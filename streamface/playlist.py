@@ -1,0 +1,108 @@
+"""Several inputs, one after another, as one flow of frames."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from streamface.errors import SourceError, StreamfaceError
+from streamface.sources import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from streamface.decode import ReadOptions
+    from streamface.frame import Frame
+    from streamface.sources import Input, Source
+
+_log = logging.getLogger(__name__)
+
+
+class Playlist:
+    """Iterate (once) over the frames of all inputs; ``Frame.stream`` is the input's number.
+
+    The first input is opened on construction, so that a wrong one is an error before any output
+    exists. With one input every error is raised; with several, an input that cannot be read is
+    noted in ``failures`` and the next one follows.
+
+    A source stays open until ``release`` or ``close``, for its packets and stream templates are
+    still needed after its last frame was read.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        options: ReadOptions,
+        *,
+        opener: Callable[..., Source] = open_source,
+    ) -> None:
+        self.inputs = list(inputs)
+        self.failures: dict[int, str] = {}
+        self.opened: dict[int, Source] = {}
+        self.damage: dict[int, list[str]] = {}
+        self._options = options
+        self._opener = opener
+        self._next = 0
+        self._first = self._open_next()
+
+    @property
+    def first(self) -> Source:
+        """The first source that could be opened."""
+        return self._first
+
+    def _open_next(self) -> Source:
+        """Open the next readable input. Raises SourceError where none is left."""
+        while self._next < len(self.inputs):
+            number, self._next = self._next, self._next + 1
+            try:
+                source = self._opener(self.inputs[number], self._options, stream=number)
+            except SourceError as exc:
+                self._fail(number, exc)
+                continue
+            self.opened[number] = source
+            return source
+        raise _NoneLeft(f"none of the {len(self.inputs)} inputs could be read")
+
+    def _fail(self, number: int, exc: StreamfaceError) -> None:
+        if len(self.inputs) == 1:
+            raise exc
+        _log.warning("%s", exc)
+        self.failures[number] = str(exc)
+
+    def __iter__(self) -> Iterator[Frame]:
+        source = self._first
+        while True:
+            number = self._next - 1
+            yield from self._frames(number, source)
+            try:
+                source = self._open_next()
+            except _NoneLeft:
+                return
+
+    def _frames(self, number: int, source: Source) -> Iterator[Frame]:
+        any_frame = False
+        try:
+            for frame in source:
+                any_frame = True
+                yield frame
+        except SourceError as exc:
+            self._fail(number, exc)
+        self.damage[number] = source.damage.lines()
+        if not any_frame and number not in self.failures:
+            name = self.inputs[number].name
+            self._fail(number, SourceError(f"{name} has no frame in the chosen time range"))
+
+    def release(self, number: int) -> None:
+        """Close one source, once its last frame is written."""
+        source = self.opened.pop(number, None)
+        if source is not None:
+            source.close()
+
+    def close(self) -> None:
+        """Close every source that is still open."""
+        for number in list(self.opened):
+            self.release(number)
+
+
+class _NoneLeft(SourceError):
+    """Every input was tried."""

@@ -1,0 +1,79 @@
+"""Everything a run can be told, in one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - dataclass fields are read at run time
+from typing import Final
+
+from streamface.errors import UsageError
+
+TASKS: Final = ("emotion", "gender")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to read, what to find in it, and what to write. Raises UsageError on wrong values."""
+
+    source: str
+    # Reading
+    start_s: float = 0.0
+    end_s: float | None = None
+    max_frames: int | None = None
+    vid_stride: int = 1
+    # Finding
+    imgsz: int = 480
+    """Longer side, in pixels, of the picture the detector sees."""
+    conf: float = 0.6
+    """Least detector score, 0..1."""
+    max_faces: int = 100
+    detect_every: int = 4
+    """Frames between two detections; between them faces move by optical flow."""
+    detector_model: Path | None = None
+    # Reading faces
+    tasks: tuple[str, ...] = TASKS
+    emotion_model: Path | None = None
+    """A model card that replaces the shipped one; likewise gender_model."""
+    gender_model: Path | None = None
+    classify_every: int = 1
+    """Frames between two looks at a track's emotion."""
+    smoothing_s: float = 0.25
+    """Time constant of the label's smoothing."""
+    # Drawing
+    hide_boxes: bool = False
+    hide_labels: bool = False
+    hide_probs: bool = False
+    chart: bool = False
+    # Writing
+    output: Path | None = None
+    codec: str | None = None
+    crf: float | None = None
+    preset: str | None = None
+    audio: bool = True
+    overwrite: bool = False
+    data: dict[str, str] = field(default_factory=dict)
+    """Data files by kind (jsonl, csv, parquet, vtt); "-" is stdout, for jsonl only."""
+
+    def __post_init__(self) -> None:
+        bounds = (
+            ("--imgsz", self.imgsz, 32, 8192),
+            ("--conf", self.conf, 0, 1),
+            ("--max-faces", self.max_faces, 1, 10_000),
+            ("--detect-every", self.detect_every, 1, 1000),
+            ("--classify-every", self.classify_every, 1, 1000),
+            ("--vid-stride", self.vid_stride, 1, 1_000_000),
+            ("--smoothing", self.smoothing_s, 0, 60),
+            ("--start", self.start_s, 0, float("inf")),
+        )
+        for name, value, low, high in bounds:
+            if not low <= value <= high:
+                raise UsageError(f"{name} must be {low:g} to {high:g}, got {value:g}")
+        if self.crf is not None and not 0 <= self.crf <= 63:
+            raise UsageError(f"--crf must be 0 to 63, got {self.crf:g}")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UsageError(f"--max-frames must be at least 1, got {self.max_frames}")
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise UsageError(f"--end {self.end_s:g} must lie after --start {self.start_s:g}")
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown:
+            raise UsageError(f"unknown task '{unknown[0]}'; choose from {', '.join(TASKS)}")

@@ -1,0 +1,90 @@
+"""Thin adapters: each gives one worker object the shape of a pipeline stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from streamface.classify import FaceClassifier
+    from streamface.frame import Frame
+    from streamface.overlay import Painter
+    from streamface.track import FaceTracker
+
+CLASSIFY_BATCH_FRAMES: Final = 4
+"""Frames whose faces meet in one batch. More would save little on a CPU (a batch of 8 faces costs
+7.9 times one face) and hold more frames in memory."""
+
+
+class FindFaces:
+    """Detects and tracks; one tracker a stream, made when the stream begins."""
+
+    name = "find"
+    max_batch = 1
+
+    def __init__(self, new_tracker: Callable[[], FaceTracker]) -> None:
+        self._new_tracker = new_tracker
+        self._trackers: dict[int, FaceTracker] = {}
+
+    def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
+        """Give every frame its faces."""
+        for frame in items:
+            tracker = self._trackers.get(frame.stream)
+            if tracker is None:
+                tracker = self._trackers[frame.stream] = self._new_tracker()
+            frame.faces = tracker.update(frame.planes, frame.time_s)
+        return items
+
+    def finish(self) -> Sequence[Frame]:
+        """Nothing is held back."""
+        return ()
+
+    def close(self) -> None:
+        """Forget the trackers."""
+        self._trackers.clear()
+
+
+class Classify:
+    """Reads emotion and gender, faces of several frames at once."""
+
+    name = "classify"
+    max_batch = CLASSIFY_BATCH_FRAMES
+
+    def __init__(self, classifier: FaceClassifier) -> None:
+        self._classifier = classifier
+
+    def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
+        """Give every face its readings."""
+        self._classifier.classify(items)
+        return items
+
+    def finish(self) -> Sequence[Frame]:
+        """Nothing is held back."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held: the nets belong to whoever opened them."""
+
+
+class Paint:
+    """Draws boxes and labels onto the planes."""
+
+    name = "paint"
+    max_batch = 1
+
+    def __init__(self, painter: Painter) -> None:
+        self._painter = painter
+
+    def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
+        """Draw on every frame."""
+        for frame in items:
+            self._painter.paint(frame)
+        return items
+
+    def finish(self) -> Sequence[Frame]:
+        """Nothing is held back."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held."""

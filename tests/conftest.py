@@ -1,0 +1,27 @@
+"""Shared fixtures. Nothing here needs a network, a GPU, a camera or the research data."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_thread_survives():
+    """Every test leaves as many of our threads behind as it found: none."""
+    yield
+    left = [t.name for t in threading.enumerate() if t.name.startswith("streamface-")]
+    assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the research data, or a skip that names it."""
+    default = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("STREAMFACE_SHARED", default))
+    if not (folder / "clips").is_dir():
+        pytest.skip("needs the research data in ../shared (or $STREAMFACE_SHARED)")
+    return folder
