@@ -224,7 +224,7 @@ class Run:
         return (source or self.playlist.first).info
 
     def model_hashes(self) -> dict[str, str]:
-        """SHA-256 of every model in use, by name; the official detector goes by its own hash."""
+        """SHA-256 of every model in use, by name."""
         hashes = {name: model.card.sha256 for name, model in self._models.items()}
         return {"detector": self._detector.sha256, **hashes}
 

@@ -22,12 +22,12 @@ class Settings:
     max_frames: int | None = None
     vid_stride: int = 1
     # Finding
-    imgsz: int = 480
+    imgsz: int = 640
     """Longer side, in pixels, of the picture the detector sees."""
     conf: float = 0.6
     """Least detector score, 0..1."""
     max_faces: int = 100
-    detect_every: int = 4
+    detect_every: int = 5
     """Frames between two detections; between them faces move by optical flow."""
     detector_model: Path | None = None
     # Reading faces
