@@ -87,7 +87,7 @@ class _Metrics:
         """
         short = min(size_px)
         text_px = max(_MIN_LABEL_TEXT_PX, round((3 + 0.022 * short) * scale))
-        return _Metrics(size_px, text_px, max(1.5, 0.0035 * short * scale))
+        return _Metrics(size_px, text_px, max(1.5, 0.004 * short * scale))
 
     @property
     def gap_px(self) -> int:
