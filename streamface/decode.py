@@ -143,7 +143,7 @@ class MediaSource:
         self._discarded = 0
         self._copied = _streams_to_copy(container)
         self._video = _pick_video(container, name)
-        _set_threads(self._video)
+        set_threads(self._video)
         self._packets = self._demux()
         self._decoded = self._decode()
         first = next(self._decoded, None)
@@ -363,7 +363,8 @@ def _pick_video(container: InputContainer, name: str) -> av.VideoStream:
     return chosen
 
 
-def _set_threads(video: av.VideoStream) -> None:
+def set_threads(video: av.VideoStream) -> None:
+    """Choose the decoder's threads: one up to 720p, else at most four."""
     context = video.codec_context
     if context.width * context.height <= _ONE_THREAD_PIXELS:
         context.thread_count = 1

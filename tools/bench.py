@@ -1,0 +1,315 @@
+"""Measure what streamface costs. Gates nothing; prints a table, or JSON with ``--json -``.
+
+    python tools/bench.py cost --source CLIP        CPU and memory of `run` against a bare transcode
+    python tools/bench.py stages --source CLIP      where the time goes, stage by stage
+    python tools/bench.py kernels                   each Numba kernel against the OpenCV road
+
+``cost`` starts whole processes, `streamface run` and a bare PyAV transcode (same decoder threads,
+same encoder settings, audio copied) in turn, and takes the operating system's own accounting
+(user + system CPU seconds of the finished process, its peak memory). ``cpu_ratio`` is the median
+of the ratios of neighbouring runs, start-up included. ``cpu_ratio_steady`` leaves out what both
+cost for a single frame, as in a long video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one finished process cost."""
+
+    cpu_s: float
+    wall_s: float
+    peak_rss_mb: float
+
+
+def spend(command: Sequence[str]) -> Spent:
+    """Run a command to its end and return what it cost. Raises RuntimeError if it failed."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall_s = time.perf_counter() - began
+    assert process.stderr is not None
+    said = process.stderr.read().decode(errors="replace")
+    process.stderr.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed: {said.strip()}")
+    # Linux counts ru_maxrss in KiB, macOS in bytes.
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return Spent(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss / scale)
+
+
+def bare_transcode(source: str, target: str, preset: str, max_frames: int | None) -> int:
+    """Decode and encode with PyAV and nothing else; return the frame count.
+
+    Decoder threads and encoder options are those that streamface sets. Frames go from decoder to
+    encoder untouched (only a pixel format that is not 4:2:0 is converted), audio is copied.
+    """
+    import av
+
+    from streamface.decode import set_threads
+    from streamface.encode import VideoOptions, encoder_options
+
+    frames = 0
+    options = encoder_options("libx264", VideoOptions(preset=preset))
+    with (
+        av.open(source) as reader,
+        av.open(target, "w", options={"movflags": "+faststart"}) as writer,
+    ):
+        video = reader.streams.video[0]
+        set_threads(video)
+        encoder = writer.add_stream("libx264", rate=video.guessed_rate, options=options)
+        encoder.width, encoder.height, encoder.pix_fmt = video.width, video.height, "yuv420p"
+        encoder.codec_context.time_base = video.time_base
+        copies = {s.index: writer.add_stream_from_template(s) for s in reader.streams.audio}
+        for packet in reader.demux([video, *reader.streams.audio]):
+            if packet.stream_index in copies:
+                if packet.dts is not None:
+                    packet.stream = copies[packet.stream_index]
+                    writer.mux(packet)
+                continue
+            for decoded in packet.decode():
+                if frames == max_frames:
+                    break
+                frame = decoded
+                if frame.format.name not in ("yuv420p", "yuvj420p"):
+                    frame = frame.reformat(format="yuv420p")
+                frame.pict_type = 0  # the encoder decides, not the source
+                writer.mux(encoder.encode(frame))
+                frames += 1
+            if frames == max_frames:
+                break
+        writer.mux(encoder.encode(None))
+    return frames
+
+
+def cost(arguments: argparse.Namespace) -> Report:
+    """Return the cost of ``run`` over that of a bare transcode of the same clip."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = str(Path(folder) / "out.mp4")
+        bare = [sys.executable, __file__, "bare", "--source", arguments.source,
+                "--target", target, "--preset", arguments.preset]  # fmt: skip
+        ours = [sys.executable, "-m", "streamface", "run", "--source", arguments.source,
+                "--output", target, "--preset", arguments.preset, "--overwrite", "--quiet",
+                *arguments.extra]  # fmt: skip
+        one = ["--max-frames", "1"]
+        frames = int(
+            subprocess.run(bare, check=True, capture_output=True, text=True).stdout.strip()
+        )
+        spend(ours)  # compiles the kernels where they are not cached yet
+        pairs = [(spend(ours), spend(bare)) for _ in range(arguments.runs)]
+        starts = [(spend([*ours, *one]), spend([*bare, *one])) for _ in range(arguments.runs)]
+    ours_s, bare_s = (statistics.median(p[i].cpu_s for p in pairs) for i in (0, 1))
+    start_ours_s, start_bare_s = (statistics.median(p[i].cpu_s for p in starts) for i in (0, 1))
+    steady = max(1, frames - 1)
+    return {
+        "clip": Path(arguments.source).name,
+        "frames": frames,
+        "runs": arguments.runs,
+        "preset": arguments.preset,
+        "cpu_ratio": statistics.median(a.cpu_s / b.cpu_s for a, b in pairs),
+        "cpu_ratio_steady": (ours_s - start_ours_s) / (bare_s - start_bare_s),
+        "cpu_ms_per_frame": 1e3 * ours_s / frames,
+        "bare_ms_per_frame": 1e3 * bare_s / frames,
+        "steady_ms_per_frame": 1e3 * (ours_s - start_ours_s) / steady,
+        "bare_steady_ms_per_frame": 1e3 * (bare_s - start_bare_s) / steady,
+        "startup_cpu_s": start_ours_s,
+        "bare_startup_cpu_s": start_bare_s,
+        "fps": frames / statistics.median(a.wall_s for a, _ in pairs),
+        "bare_fps": frames / statistics.median(b.wall_s for _, b in pairs),
+        "peak_rss_mb": max(a.peak_rss_mb for a, _ in pairs),
+        "bare_peak_rss_mb": max(b.peak_rss_mb for _, b in pairs),
+    }
+
+
+def stages(arguments: argparse.Namespace) -> Report:
+    """Return busy and CPU time per frame of every stage thread, and latency percentiles."""
+    from streamface.app import Run
+    from streamface.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            source=arguments.source,
+            output=Path(folder) / "out.mp4",
+            preset=arguments.preset,
+            detect_every=arguments.detect_every or Settings.__dataclass_fields__[
+                "detect_every"
+            ].default,
+        )
+        for _ in range(2):  # the first round loads kernels and nets
+            began_s = time.process_time()
+            with Run(settings) as run:
+                run.execute()
+            cpu_s = time.process_time() - began_s
+            settings.output.unlink() if settings.output else None
+    frames = run.tally.frames
+    report: Report = {
+        "clip": Path(arguments.source).name,
+        "frames": frames,
+        "fps": run.tally.fps,
+        "cpu_ms_per_frame": 1e3 * cpu_s / frames,
+    }
+    for stage in run.stats.stages:
+        report[f"{stage.name}_busy_ms"] = 1e3 * stage.busy_s / frames
+        report[f"{stage.name}_cpu_ms"] = 1e3 * stage.cpu_s / frames
+    for percent in (50, 95, 99):
+        report[f"latency_p{percent}_ms"] = 1e3 * run.stats.latency.percentile_s(percent)
+    return report
+
+
+def best_us(work: Callable[[], object], seconds: float = 0.5) -> float:
+    """Return the fastest of many calls in microseconds: the least disturbed one."""
+    work()
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return 1e6 * best
+
+
+def kernels(_: argparse.Namespace) -> Report:
+    """Return microseconds of each kernel and of the OpenCV calls that would replace it."""
+    import cv2
+
+    from streamface import demo
+    from streamface.align import similarity
+    from streamface.frame import Planes
+    from streamface.kernels.shrink import Shrinker
+    from streamface.model import Model
+    from streamface.preprocess import crop_into
+
+    cv2.setNumThreads(1)
+    portrait = cv2.resize(demo.portrait(), (1280, 720))
+    planes = Planes.from_rgb(portrait)
+    packed = planes.packed()
+    assert packed is not None
+    report: Report = {"picture": "1280x720, a face of 200 px"}
+    eyes_and_mouth = np.array(
+        [[560, 260], [650, 260], [605, 310], [570, 360], [640, 360]], np.float32
+    )
+    for name in ("emotion", "gender"):
+        spec = Model.open(name).card.input
+        out = np.empty(spec.shape, np.float32)
+        report[f"crop_{name}_us"] = best_us(lambda: crop_into(planes, eyes_and_mouth, spec, out))  # noqa: B023
+        matrix = similarity(eyes_and_mouth, spec.landmarks_px)
+        report[f"crop_{name}_opencv_us"] = best_us(
+            lambda: _opencv_crop(packed, planes.y, matrix, spec, out)  # noqa: B023
+        )
+    shrinker = Shrinker()
+    for width in (320, 640):
+        size = (width, width * 9 // 16)
+        report[f"shrink_{width}_us"] = best_us(lambda: shrinker(planes, size))  # noqa: B023
+        report[f"shrink_{width}_opencv_us"] = best_us(
+            lambda: cv2.resize(  # noqa: B023
+                cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_I420), size, interpolation=cv2.INTER_AREA  # noqa: B023
+            )
+        )
+    return report
+
+
+def _opencv_crop(packed: Any, y: Any, matrix: Any, spec: Any, out: Any) -> None:
+    """Do what ``crop_into`` does with OpenCV calls: convert, warp, normalise, transpose."""
+    import cv2
+
+    if spec.colour == "grey":
+        crop = cv2.warpAffine(y, matrix, spec.size_px, flags=cv2.INTER_AREA)[..., None]
+    else:
+        bgr = cv2.cvtColor(packed, cv2.COLOR_YUV2RGB_I420)
+        crop = cv2.warpAffine(bgr, matrix, spec.size_px, flags=cv2.INTER_AREA)
+    values = (crop.astype(np.float32) - spec.mean) / spec.std
+    out[:] = values.transpose(2, 0, 1)
+
+
+def machine() -> Report:
+    """Return what the figures were measured on."""
+    import av
+    import cv2
+    import onnxruntime
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "av": av.__version__,
+        "opencv": cv2.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def show(report: Report) -> None:
+    """Print a report as a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "value", box=None)
+    for name, value in report.items():
+        table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, work in (("cost", cost), ("stages", stages), ("kernels", kernels)):
+        sub = commands.add_parser(name, help=work.__doc__)
+        sub.set_defaults(work=work)
+        sub.add_argument("--json", metavar="F", help="write JSON here; '-' is stdout")
+        if name == "kernels":
+            continue
+        sub.add_argument("--source", required=True, metavar="CLIP")
+        sub.add_argument("--preset", default="ultrafast")
+        sub.add_argument("--detect-every", type=int)
+        sub.add_argument("--runs", type=int, default=3)
+        sub.add_argument("extra", nargs="*", help="after --: further options of `streamface run`")
+    bare = commands.add_parser("bare", help="the bare transcode that `cost` compares with")
+    bare.add_argument("--source", required=True)
+    bare.add_argument("--target", required=True)
+    bare.add_argument("--preset", default="ultrafast")
+    bare.add_argument("--max-frames", type=int)
+    arguments = parser.parse_args()
+    if arguments.command == "bare":
+        frames = bare_transcode(
+            arguments.source, arguments.target, arguments.preset, arguments.max_frames
+        )
+        sys.stdout.write(f"{frames}\n")
+        return 0
+    report = {**arguments.work(arguments), "machine": machine()}
+    if arguments.json == "-":
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    elif arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+    else:
+        show(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
