@@ -1,4 +1,4 @@
-"""How the overlay looks: sizes, colours, words, and the order in which they are laid down.
+"""How the overlay is composed: which words, which bars, where, and in which order.
 
 Everything scales with the frame and stays inside it. Where a face is small or has neighbours, its
 label gets shorter (first without gender, then percentage, then id) before it covers anything.
@@ -9,11 +9,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from streamface import glyphs
+from streamface.canvas import (
+    DARK,
+    GREY,
+    GROOVE_OPACITY,
+    MUTED,
+    PALETTE,
+    PLATE_OPACITY,
+    SEAM_OPACITY,
+    WHITE,
+    Canvas,
+    Metrics,
+)
 from streamface.frame import EMOTIONS
-from streamface.kernels.blend import blend_mask, blend_rounded
 from streamface.placement import (
     CHART_INSIDE,
     CHART_OUTSIDE,
@@ -26,34 +37,12 @@ from streamface.placement import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from streamface.frame import Box, Colour, Emotion, Face, Frame, Planes
+    from streamface.canvas import Rgb
+    from streamface.frame import Box, Emotion, Face, Frame
     from streamface.overlay import OverlayStyle
 
-Rgb: TypeAlias = tuple[int, int, int]
-
-# The palette of Okabe and Ito, whose colours stay apart under any common colour vision (Wong,
-# "Points of view: Color blindness", Nature Methods 8, 2011). No text stands on them.
-PALETTE: Final[dict[str, Rgb]] = {
-    "angry": (213, 94, 0),
-    "disgust": (0, 158, 115),
-    "fear": (204, 121, 167),
-    "happy": (240, 228, 66),
-    "sad": (0, 114, 178),
-    "surprise": (230, 159, 0),
-    "neutral": (86, 180, 233),
-}
-_GREY: Final[Rgb] = (170, 176, 184)
-_WHITE: Final[Rgb] = (255, 255, 255)
-_MUTED: Final[Rgb] = (200, 205, 212)
-_DARK: Final[Rgb] = (18, 20, 24)
-
-_PLATE_OPACITY: Final = 0.74
-_HALO_OPACITY: Final = 0.4
-_GROOVE_OPACITY: Final = 0.2
-
-# Below these Pillow's font is no longer read without effort: its counters close.
-_MIN_LABEL_TEXT_PX: Final = 10
 _MIN_CHART_TEXT_PX: Final = 9
+"""A little below the labels' least: names stand where they are expected."""
 
 # A chart that would fill more of the frame than this is set without names.
 _MAX_CHART_FRAC: Final = 0.45
@@ -65,69 +54,17 @@ class _Word(NamedTuple):
     text: str
     colour: Rgb
     gap_frac: float = 0.3
-    """Space before it as a fraction of the text size; the first word's is not used."""
+    """Space before it, from the chip or the word before, as a fraction of the text size."""
     room_for: str = ""
     """A text that it leaves room for, so that the plate does not breathe with the digits."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Metrics:
-    """The sizes that suit one frame, in pixels."""
-
-    size_px: tuple[int, int]
-    text_px: int
-    line_px: float
-
-    @staticmethod
-    @lru_cache(maxsize=16)
-    def of(size_px: tuple[int, int], scale: float) -> _Metrics:
-        """Return the sizes for a frame of (width, height).
-
-        The offset makes text of small frames relatively larger: 19 px at 720p, 50 px at 2160p.
-        """
-        short = min(size_px)
-        text_px = max(_MIN_LABEL_TEXT_PX, round((3 + 0.022 * short) * scale))
-        return _Metrics(size_px, text_px, max(1.5, 0.004 * short * scale))
-
-    @property
-    def gap_px(self) -> int:
-        """From a box to the plate beside it."""
-        return round(self.line_px + 0.12 * self.text_px)
-
-
-@lru_cache(maxsize=512)
-def _yuv(colour: Colour, rgb: Rgb) -> tuple[int, int, int]:
-    return colour.from_rgb(*rgb)
-
-
-class _Canvas:
-    """Draws in RGB colours on one frame's planes."""
-
-    def __init__(self, planes: Planes) -> None:
-        self._planes = (planes.y, planes.u, planes.v)
-        self._colour = planes.colour
-
-    def rounded(
-        self, rect: Box, rgb: Rgb, radius_px: float, *, stroke_px: float = 0.0, opacity: float = 1.0
-    ) -> None:
-        """Draw a filled rounded rectangle, or with ``stroke_px`` its border."""
-        half = 0.5 * min(rect[2] - rect[0], rect[3] - rect[1])
-        radius_px = max(0.0, min(radius_px, half))
-        yuv = _yuv(self._colour, rgb)
-        blend_rounded(*self._planes, rect, radius_px, stroke_px, yuv, opacity)
-
-    def word(self, text: str, text_px: int, left: int, top: int, rgb: Rgb) -> None:
-        """Draw a word whose line's left top corner is given."""
-        yuv = _yuv(self._colour, rgb)
-        blend_mask(*self._planes, glyphs.mask(text, text_px), left, top, yuv, 1.0)
 
 
 class _Scene(NamedTuple):
     """One frame while it is painted."""
 
-    canvas: _Canvas
+    canvas: Canvas
     board: Board
-    metrics: _Metrics
+    metrics: Metrics
 
 
 class _Place(NamedTuple):
@@ -150,7 +87,7 @@ class Composer:
     def paint(self, frame: Frame) -> None:
         """Draw all faces of a frame; the oldest tracks choose their places first."""
         before = self._places.pop(frame.stream, {})
-        metrics = _Metrics.of(frame.planes.size_px, self._style.scale)
+        metrics = Metrics.of(frame.planes.size_px, self._style.scale)
         seen = sorted(_visible(frame.faces, metrics), key=lambda item: item[0].track_id)
         if not seen:
             return
@@ -160,7 +97,7 @@ class Composer:
             gap_px=metrics.gap_px,
             slack_px=1.5 * metrics.gap_px,
         )
-        scene = _Scene(_Canvas(frame.planes), board, metrics)
+        scene = _Scene(Canvas(frame.planes), board, metrics)
         if self._style.boxes:
             for face, box in seen:
                 _draw_box(scene.canvas, box, metrics, _colour(face))
@@ -181,7 +118,7 @@ class Composer:
         }
 
 
-def _visible(faces: Sequence[Face], metrics: _Metrics) -> Iterator[tuple[Face, Box]]:
+def _visible(faces: Sequence[Face], metrics: Metrics) -> Iterator[tuple[Face, Box]]:
     """Yield the faces that show, each with its border's outer edge, cut off at the frame's."""
     width, height = metrics.size_px
     reach = 0.5 * metrics.line_px
@@ -200,10 +137,10 @@ def _visible(faces: Sequence[Face], metrics: _Metrics) -> Iterator[tuple[Face, B
 
 def _colour(face: Face) -> Rgb:
     """Return the colour of a face's emotion; grey where it is unknown or uncertain."""
-    return _GREY if face.emotion is None else PALETTE.get(face.emotion.label, _GREY)
+    return GREY if face.emotion is None else PALETTE.get(face.emotion.label, GREY)
 
 
-def _draw_box(canvas: _Canvas, box: Box, metrics: _Metrics, rgb: Rgb) -> None:
+def _draw_box(canvas: Canvas, box: Box, metrics: Metrics, rgb: Rgb) -> None:
     """Draw a border with a dark seam on either side, so that it shows on any background."""
     x0, y0, x1, y1 = box
     short = min(x1 - x0, y1 - y0)
@@ -212,10 +149,10 @@ def _draw_box(canvas: _Canvas, box: Box, metrics: _Metrics, rgb: Rgb) -> None:
     radius = min(0.1 * short, 4 * line)
     canvas.rounded(
         (x0 - seam, y0 - seam, x1 + seam, y1 + seam),
-        _DARK,
+        DARK,
         radius + seam,
         stroke_px=line + 2 * seam,
-        opacity=_HALO_OPACITY,
+        opacity=SEAM_OPACITY,
     )
     canvas.rounded(box, rgb, radius, stroke_px=line)
 
@@ -223,7 +160,7 @@ def _draw_box(canvas: _Canvas, box: Box, metrics: _Metrics, rgb: Rgb) -> None:
 class _Label:
     """A plate of words in up to four forms, from the fullest to the shortest."""
 
-    def __init__(self, face: Face, metrics: _Metrics, *, probs: bool) -> None:
+    def __init__(self, face: Face, metrics: Metrics, *, probs: bool) -> None:
         self._text_px = size = metrics.text_px
         self._rgb = _colour(face)
         self._forms = _forms(face, probs=probs)
@@ -249,7 +186,7 @@ class _Label:
         choice, (left, top) = placed
         canvas = scene.canvas
         plate = (left, top, left + self._widths[choice.form], top + self._height)
-        canvas.rounded(_floats(plate), _DARK, 0.3 * self._text_px, opacity=_PLATE_OPACITY)
+        canvas.rounded(_floats(plate), DARK, 0.3 * self._text_px, opacity=PLATE_OPACITY)
         left, top = left + self._pad_x, top + self._pad_top
         chip = (left, top, left + self._chip_px, top + self._line.ascent_px)
         canvas.rounded(_floats(chip), self._rgb, 0.5 * self._chip_px)
@@ -281,20 +218,20 @@ class _Label:
 
 def _forms(face: Face, *, probs: bool) -> list[tuple[_Word, ...]]:
     """Return what a label may say, each form shorter than the one before; [] where nothing."""
-    track = (_Word(f"#{face.track_id}", _MUTED, 0.38),) if face.track_id >= 0 else ()
+    track = (_Word(f"#{face.track_id}", MUTED, 0.38),) if face.track_id >= 0 else ()
     emotion: tuple[_Word, ...] = ()
     percent: tuple[_Word, ...] = ()
     if face.emotion is not None:
         label = face.emotion.label
         known = label in EMOTIONS
-        emotion = (_Word(label, _WHITE if known else _GREY, 0.38),)
+        emotion = (_Word(label, WHITE if known else GREY, 0.38),)
         if known:
-            percent = _percent(float(face.emotion.smoothed[EMOTIONS.index(label)]), _WHITE)
+            percent = _percent(float(face.emotion.smoothed[EMOTIONS.index(label)]), WHITE)
     gender: tuple[_Word, ...] = ()
     if face.gender is not None:
         gender = (
-            _Word(face.gender.label, _MUTED, 0.75),
-            *_percent(face.gender.prob, _MUTED),
+            _Word(face.gender.label, MUTED, 0.75),
+            *_percent(face.gender.prob, MUTED),
         )
     if not probs:
         percent, gender = (), gender[:1]
@@ -335,15 +272,15 @@ class _Chart:
         width = self.bars_left_px + self.reach_px + self.pad_px
         return width, len(EMOTIONS) * self.row_px + 2 * self.pad_px
 
-    def draw(self, canvas: _Canvas, left: int, top: int, emotion: Emotion) -> None:
+    def draw(self, canvas: Canvas, left: int, top: int, emotion: Emotion) -> None:
         """Draw the chart of an emotion's smoothed probabilities."""
         width, height = self.size_px
         plate = _floats((left, top, left + width, top + height))
-        canvas.rounded(plate, _DARK, 0.6 * self.pad_px, opacity=_PLATE_OPACITY)
+        canvas.rounded(plate, DARK, 0.6 * self.pad_px, opacity=PLATE_OPACITY)
         bar_left, row_top = left + self.bars_left_px, top + self.pad_px
         for name, prob in zip(EMOTIONS, emotion.smoothed.tolist(), strict=True):
             bar_top = row_top + (self.row_px - self.bar_px) // 2
-            for part, rgb, opacity in ((1.0, _WHITE, _GROOVE_OPACITY), (prob, PALETTE[name], 1.0)):
+            for part, rgb, opacity in ((1.0, WHITE, GROOVE_OPACITY), (prob, PALETTE[name], 1.0)):
                 bar_right = bar_left + self.reach_px * min(part, 1.0)
                 if bar_right - bar_left >= 1.0:  # false for NaN too
                     bar = _floats((bar_left, bar_top, bar_right, bar_top + self.bar_px))
@@ -351,13 +288,13 @@ class _Chart:
             if self.named:
                 ascent = glyphs.line_metrics(self.text_px).ascent_px
                 text_top = row_top + (self.row_px - ascent) // 2
-                rgb = _WHITE if name == emotion.label else _MUTED
+                rgb = WHITE if name == emotion.label else MUTED
                 canvas.word(name, self.text_px, left + self.pad_px, text_top, rgb)
             row_top += self.row_px
 
 
 @lru_cache(maxsize=16)
-def _charts(metrics: _Metrics) -> tuple[_Chart, ...]:
+def _charts(metrics: Metrics) -> tuple[_Chart, ...]:
     """Return the chart's forms for a frame: with names where it is large enough, and without."""
     text = max(_MIN_CHART_TEXT_PX, round(0.8 * metrics.text_px))
     pad = round(0.5 * text)

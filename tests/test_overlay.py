@@ -13,10 +13,10 @@ import sample_faces as made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamface import overlay, painting
+from streamface import canvas, overlay, painting
+from streamface.canvas import PALETTE
 from streamface.frame import EMOTIONS, Colour, Frame, Planes
 from streamface.overlay import OverlayStyle, Painter
-from streamface.painting import PALETTE
 
 BOXES = OverlayStyle(labels=False)
 LABELS = OverlayStyle(boxes=False)
@@ -183,14 +183,14 @@ def test_a_plate_does_not_breathe_with_its_digits():
 def plates(monkeypatch, *faces, style=LABELS, size_px=(640, 360)):
     """Paint and return the rectangle of every plate, labels before charts."""
     rects = []
-    rounded = painting._Canvas.rounded
+    rounded = canvas.Canvas.rounded
 
     def record(self, rect, rgb, radius_px, *, stroke_px=0.0, opacity=1.0):
-        if opacity == painting._PLATE_OPACITY:
+        if opacity == canvas.PLATE_OPACITY:
             rects.append(rect)
         rounded(self, rect, rgb, radius_px, stroke_px=stroke_px, opacity=opacity)
 
-    monkeypatch.setattr(painting._Canvas, "rounded", record)
+    monkeypatch.setattr(canvas.Canvas, "rounded", record)
     painted(*faces, style=style, size_px=size_px)
     return rects
 
@@ -261,7 +261,7 @@ def test_a_chart_of_a_small_frame_has_no_names(monkeypatch):
     box = (40.0, 40.0, 80.0, 90.0)
     style = replace(LABELS, chart=True)
     for size_px, names in (((160, 120), False), ((1280, 720), True)):
-        assert painting._charts(painting._Metrics.of(size_px, 1.0))[0].named is names
+        assert painting._charts(canvas.Metrics.of(size_px, 1.0))[0].named is names
     rects = plates(monkeypatch, made.face(box), style=style, size_px=(160, 120))
     assert len(rects) == 2
     assert rects[1][2] <= 160
