@@ -49,7 +49,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Json]:
         """Return what the JSONL output would hold for this frame."""
-        from streamface.records import frame_record  # noqa: PLC0415
+        from streamface.records import frame_record
 
         return frame_record(self._frame, self.source)
 
@@ -69,9 +69,9 @@ def stream(source: str | int | Path, **options: object) -> Iterator[Result]:
     ...     for face in result.faces:
     ...         print(result.time_s, face.track_id, face.emotion.label)
     """
-    from pathlib import Path as _Path  # noqa: PLC0415
+    from pathlib import Path as _Path
 
-    from streamface.app import Run  # noqa: PLC0415 - PyAV and numba load with it
+    from streamface.app import Run
 
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(options) - known)
@@ -85,7 +85,7 @@ def stream(source: str | int | Path, **options: object) -> Iterator[Result]:
 
 
 def _results(run: object) -> Iterator[Result]:
-    from streamface.app import Run  # noqa: PLC0415
+    from streamface.app import Run
 
     assert isinstance(run, Run)
     with run, closing(run.frames()) as frames:
@@ -101,8 +101,8 @@ class Analyzer:
 
     def __init__(self, **options: object) -> None:
         """options: fields of ``streamface.Settings`` that concern finding and reading faces."""
-        from streamface.app import open_detector  # noqa: PLC0415
-        from streamface.model import Model  # noqa: PLC0415
+        from streamface.app import open_detector
+        from streamface.model import Model
 
         settings = Settings(source="-", **options)  # type: ignore[arg-type]
         self._detector: YuNetDetector = open_detector(settings)
@@ -117,8 +117,8 @@ class Analyzer:
         ``track_id`` numbers them from 1; nothing is remembered. OpenCV's pictures are BGR: pass
         ``image[..., ::-1]``. Raises ValueError on another shape or type.
         """
-        from streamface.classify import analyze as classify  # noqa: PLC0415
-        from streamface.frame import Planes  # noqa: PLC0415
+        from streamface.classify import analyze as classify
+        from streamface.frame import Planes
 
         planes = Planes.from_rgb(np.ascontiguousarray(image))
         faces = self._detector.detect(planes)

@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Self
 
 from streamface.decode import ReadOptions
 from streamface.encode import VideoOptions
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from streamface.track import FaceTracker
 
 _log = logging.getLogger(__name__)
-
-DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
 
 
 @dataclass(slots=True)
@@ -80,7 +78,9 @@ class Tally:
 
 
 class Run:
-    """One run, from settings to finished files. Use as a context manager::
+    """One run, from settings to finished files.
+
+    Use it as a context manager::
 
         with Run(settings) as run:
             run.execute()
@@ -121,7 +121,7 @@ class Run:
         return next(iter(self.playlist.opened))
 
     def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
-        from streamface.model import Model  # noqa: PLC0415 - numba loads with it
+        from streamface.model import Model
 
         settings = self.settings
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
@@ -133,7 +133,7 @@ class Run:
         return models
 
     def _open_data(self) -> None:
-        from streamface import datasinks, records  # noqa: PLC0415 - csv, json: only where asked
+        from streamface import datasinks, records
 
         if not self.settings.data:
             return
@@ -142,18 +142,21 @@ class Run:
             models=self.model_hashes(),
             options=_options_for_header(self.settings),
         )
-        classes = {
+        classes: dict[str, type[DataSink]] = {
             "jsonl": datasinks.JsonlSink,
             "csv": datasinks.CsvSink,
             "parquet": datasinks.ParquetSink,
             "vtt": datasinks.VttSink,
         }
         for kind, target in self.settings.data.items():
+            if kind not in classes:
+                raise UsageError(f"unknown kind of data '{kind}'; use {', '.join(classes)}")
             if target == "-" and kind != "jsonl":
                 raise UsageError(f"--save-{kind} cannot go to stdout; only --save-jsonl - can")
             path = None if target == "-" else Path(target)
-            sink = classes[kind](path, header, overwrite=self.settings.overwrite)
-            self._data.append(sink)
+            self._data.append(
+                classes[kind](path, header, overwrite=self.settings.overwrite)  # type: ignore[call-arg]
+            )
 
     def _open_sink(self, info: StreamInfo, stream: int) -> None:
         if not self._targets:
@@ -162,9 +165,9 @@ class Run:
         self.warnings += self._sink.warnings
 
     def _build(self) -> Pipeline[Frame]:
-        from streamface.classify import ClassifySettings, FaceClassifier  # noqa: PLC0415
-        from streamface.overlay import OverlayStyle, Painter  # noqa: PLC0415
-        from streamface.smoothing import SmoothingSettings  # noqa: PLC0415
+        from streamface.classify import ClassifySettings, FaceClassifier
+        from streamface.overlay import OverlayStyle, Painter
+        from streamface.smoothing import SmoothingSettings
 
         settings = self.settings
         stages: list[Stage[Frame]] = [FindFaces(self._tracker_maker())]
@@ -194,9 +197,9 @@ class Run:
         )
 
     def _tracker_maker(self) -> Callable[[], FaceTracker]:
-        from itertools import count  # noqa: PLC0415
+        from itertools import count
 
-        from streamface.track import FaceTracker  # noqa: PLC0415
+        from streamface.track import FaceTracker
 
         ids = count(1)
         every = self.settings.detect_every
@@ -300,7 +303,7 @@ class Run:
             data.abort()
         self._data.clear()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -309,7 +312,7 @@ class Run:
 
 def open_detector(settings: Settings) -> YuNetDetector:
     """Open the detector that the settings ask for. Raises ModelError."""
-    from streamface.detect import YuNetDetector, find_model  # noqa: PLC0415 - OpenCV loads with it
+    from streamface.detect import YuNetDetector, find_model
 
     return YuNetDetector(
         find_model(settings.detector_model),
@@ -330,7 +333,7 @@ def _video_options(settings: Settings) -> VideoOptions:
 
 
 def _options_for_header(settings: Settings) -> dict[str, object]:
-    """What a reader of the data needs to judge it: how faces were found and read."""
+    """Return what a reader of the data needs to judge it: how faces were found and read."""
     names = (
         "start_s", "end_s", "max_frames", "vid_stride", "imgsz", "conf", "max_faces",
         "detect_every", "classify_every", "smoothing_s", "tasks",

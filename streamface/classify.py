@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from streamface.card import ModelCard
     from streamface.frame import BatchF32, Face, Frame, Planes
 
+# Smoothing has a time constant of a quarter second: twice as many looks do not change a label.
+_LOOKS_HZ: Final = 15.0
 # A track that was not seen for this long is forgotten: longer than any tracker coasts.
 _FORGET_S: Final = 10.0
 # A mean of this many looks tells a person's gender as well as any more.
@@ -38,14 +40,15 @@ class Predictor(Protocol):
 class ClassifySettings:
     """How often a tracked face is looked at."""
 
-    emotion_every: int = 1
-    """Frames between two looks at a track's emotion; between them the last raw values stand."""
+    emotion_every: int | None = None
+    """Frames between two looks at a track's emotion; between them the last raw values stand.
+    None: about 15 looks a second, which is every 2nd frame at 24 to 30 fps."""
     gender_every_s: float = 1.0
     """Seconds between two looks at a track's gender, once it had its first eight."""
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
 
     def __post_init__(self) -> None:
-        if self.emotion_every < 1:
+        if self.emotion_every is not None and self.emotion_every < 1:
             raise ValueError(f"emotion_every must be at least 1, got {self.emotion_every}")
 
 
@@ -56,6 +59,7 @@ class _Track:
     smoother: EmotionSmoother
     seen_s: float = 0.0
     emotion_frame: int | None = None
+    emotion_s: float = 0.0
     emotion: Emotion | None = None
     gender_looks: int = 0
     gender_s: float = 0.0
@@ -129,10 +133,15 @@ class FaceClassifier:
         return track
 
     def _emotion_due(self, track: _Track, frame: Frame) -> bool:
-        last = track.emotion_frame
-        if last is not None and frame.index - last < self._settings.emotion_every:
-            return False
-        track.emotion_frame = frame.index
+        every = self._settings.emotion_every
+        if track.emotion_frame is not None:
+            if every is not None and frame.index - track.emotion_frame < every:
+                return False
+            # A quarter of a period of slack: at 20 fps and below every frame is looked at.
+            elapsed_s = abs(frame.time_s - track.emotion_s)
+            if every is None and elapsed_s * _LOOKS_HZ < 0.74:
+                return False
+        track.emotion_frame, track.emotion_s = frame.index, frame.time_s
         return True
 
     def _gender_due(self, track: _Track, frame: Frame) -> bool:
@@ -169,9 +178,7 @@ class FaceClassifier:
             weight = 1.0 / min(track.gender_looks, 4 * _GENDER_LOOKS)
             track.gender_log_odds += weight * (odds - track.gender_log_odds)
 
-    def _with_readings(
-        self, frame: Frame, face: Face, probs: NDArray[np.float32] | None
-    ) -> Face:
+    def _with_readings(self, frame: Frame, face: Face, probs: NDArray[np.float32] | None) -> Face:
         track = self._tracks[frame.stream, face.track_id]
         if probs is not None:
             track.emotion = track.smoother.update(probs, frame.time_s)
@@ -206,9 +213,9 @@ def analyze(
     planes: Planes, faces: Sequence[Face], emotion: Predictor | None, gender: Predictor | None
 ) -> tuple[Face, ...]:
     """Classify the faces of a single picture, with nothing remembered."""
-    from fractions import Fraction  # noqa: PLC0415 - used here only
+    from fractions import Fraction
 
-    from streamface.frame import Frame as OneFrame  # noqa: PLC0415
+    from streamface.frame import Frame as OneFrame
 
     numbered = tuple(replace(face, track_id=number) for number, face in enumerate(faces, start=1))
     frame = OneFrame(0, 0, 0, Fraction(1), planes, faces=numbered)

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from streamface.errors import StreamfaceError
 from streamface.settings import TASKS, Settings
@@ -122,8 +122,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--emotion-model", type=Path, metavar="CARD")
     group.add_argument("--gender-model", type=Path, metavar="CARD")
     group.add_argument(
-        "--classify-every", type=int, default=_default("classify_every"), metavar="N",
-        help="look at a face's emotion every Nth frame (default %(default)s)",
+        "--classify-every", type=int, metavar="N",
+        help="look at a face's emotion every Nth frame (default: about 15 times a second)",
     )  # fmt: skip
     group.add_argument(
         "--smoothing", type=float, default=_default("smoothing_s"), metavar="S",
@@ -153,9 +153,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("console")
     group.add_argument("--quiet", "-q", action="store_true", help="errors only")
     group.add_argument("--no-progress", action="store_true", help="no live panel")
-    group.add_argument(
-        "--log-level", default="info", choices=("debug", "info", "warning", "error")
-    )
+    group.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
 
 
 def _default(name: str) -> object:
@@ -215,13 +213,13 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     _set_up_logging("error" if arguments.quiet else arguments.log_level)
-    from streamface.app import Run  # noqa: PLC0415 - PyAV and numpy load with it
+    from streamface.app import Run
 
     with Run(settings) as run, _CtrlC(run) as ctrl_c:
         if arguments.quiet:
             run.execute()
         else:
-            from streamface.console import watch  # noqa: PLC0415 - Rich loads with it
+            from streamface.console import watch
 
             watch(run, live=not arguments.no_progress)
     if run.playlist.failures:
@@ -237,7 +235,7 @@ class _CtrlC:
         self._run = run
         self.pressed = False
 
-    def __enter__(self) -> _CtrlC:
+    def __enter__(self) -> Self:
         self._before = {
             number: signal.signal(number, self._handle)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -265,24 +263,22 @@ def _set_up_logging(level: str) -> None:
 
 
 def _models(_: argparse.Namespace) -> int:
-    from streamface.doctor import print_models  # noqa: PLC0415
+    from streamface.doctor import print_models
 
     print_models()
     return DONE
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from streamface.doctor import print_report  # noqa: PLC0415
+    from streamface.doctor import print_report
 
     return DONE if print_report() else FAILED
 
 
 def _version() -> str:
-    from importlib import metadata  # noqa: PLC0415
+    from importlib import metadata
 
     try:
         return metadata.version("streamface")
     except metadata.PackageNotFoundError:
         return "unknown (not installed)"
-
-

@@ -125,11 +125,12 @@ def _progress(run: Run, fps: float) -> RenderableType:
 def _numbers(run: Run, fps: float) -> RenderableType:
     tally, latency = run.tally, run.stats.latency
     percentiles = " / ".join(_ms(latency.percentile_s(p)) for p in (50, 95, 99))
+    ids = len(tally.tracks)
     drops = ", ".join(f"{count} {reason}" for reason, count in run.stats.drops.items()) or "none"
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
         Text.assemble(("fps ", "dim"), (f"{fps:.1f}", "bold green")),
-        Text.assemble(("faces ", "dim"), (f"{tally.faces_now}", "bold"), f" of {len(tally.tracks)}"),
+        Text.assemble(("faces ", "dim"), (f"{tally.faces_now}", "bold"), f" ({ids} ids)"),
         Text.assemble(("latency p50/p95/p99 ", "dim"), (percentiles, "bold"), " ms"),
         Text.assemble(("drops ", "dim"), (drops, "bold" if drops == "none" else "bold red")),
     )
@@ -165,7 +166,9 @@ def summary(run: Run) -> list[str]:
     tally, stats = run.tally, run.stats
     seconds = tally.elapsed_s
     many = len(run.playlist.inputs)
-    name = run.playlist.inputs[0].name if many == 1 else f"{many - len(run.playlist.failures)} inputs"
+    name = run.playlist.inputs[0].name
+    if many > 1:
+        name = f"{many - len(run.playlist.failures)} of {many} inputs"
     lines = [f"{name}: {tally.frames} frames in {seconds:.1f} s, {tally.fps:.1f} fps"]
     mean = tally.face_frames / tally.frames if tally.frames else 0.0
     lines.append(f"faces: {len(tally.tracks)} tracks, {mean:.2f} a frame{_label_shares(run)}")
@@ -176,9 +179,7 @@ def summary(run: Run) -> list[str]:
     lines.append(f"busy: {busy}")
     if run.settings.output is not None:
         lines.append(f"written: {run.settings.output}")
-    lines += [
-        f"written: {target}" for target in run.settings.data.values() if target != "-"
-    ]
+    lines += [f"written: {target}" for target in run.settings.data.values() if target != "-"]
     if run.playlist.failures:
         lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")
         lines += [f"  {reason}" for reason in run.playlist.failures.values()]

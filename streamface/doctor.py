@@ -62,7 +62,7 @@ def print_report() -> bool:
 
 def print_models() -> None:
     """Print each shipped model with its hash and what its card says. Raises ModelError."""
-    from streamface.model import Model  # noqa: PLC0415
+    from streamface.model import Model
 
     console = Console(soft_wrap=True)
     console.print(next(iter(_detector_lines())), highlight=False)
@@ -89,7 +89,7 @@ def _version(package: str) -> str | None:
 
 
 def _ffmpeg_lines() -> Iterator[str]:
-    import av  # noqa: PLC0415
+    import av
 
     libraries = ", ".join(
         f"{name} {'.'.join(map(str, version))}" for name, version in av.library_versions.items()
@@ -100,20 +100,20 @@ def _ffmpeg_lines() -> Iterator[str]:
 
 
 def _runtime_lines() -> Iterator[str]:
-    import onnxruntime  # noqa: PLC0415
+    import onnxruntime
 
     yield f"ONNX Runtime providers: {', '.join(onnxruntime.get_available_providers())}"
     yield f"OpenCV: {_opencv()}"
 
 
 def _opencv() -> str:
-    import cv2  # noqa: PLC0415
+    import cv2
 
     return f"{cv2.__version__}, {cv2.getNumberOfCPUs()} CPUs"
 
 
 def _model_lines() -> Iterator[str]:
-    from streamface.model import Model  # noqa: PLC0415
+    from streamface.model import Model
 
     yield from _detector_lines()
     for name in SHIPPED:
@@ -123,6 +123,6 @@ def _model_lines() -> Iterator[str]:
 
 
 def _detector_lines() -> Iterator[str]:
-    from streamface.detect import MODEL_SHA256, find_model  # noqa: PLC0415
+    from streamface.detect import MODEL_SHA256, find_model
 
     yield f"model detector: {find_model().name} sha256 {MODEL_SHA256} (whole)"

@@ -104,5 +104,5 @@ class Playlist:
             self.release(number)
 
 
-class _NoneLeft(SourceError):
+class _NoneLeft(SourceError):  # noqa: N818 - a state, not a fault
     """Every input was tried."""

@@ -35,8 +35,8 @@ class Settings:
     emotion_model: Path | None = None
     """A model card that replaces the shipped one; likewise gender_model."""
     gender_model: Path | None = None
-    classify_every: int = 1
-    """Frames between two looks at a track's emotion."""
+    classify_every: int | None = None
+    """Frames between two looks at a track's emotion; None: about 15 looks a second."""
     smoothing_s: float = 0.25
     """Time constant of the label's smoothing."""
     # Drawing
@@ -60,7 +60,12 @@ class Settings:
             ("--conf", self.conf, 0, 1),
             ("--max-faces", self.max_faces, 1, 10_000),
             ("--detect-every", self.detect_every, 1, 1000),
-            ("--classify-every", self.classify_every, 1, 1000),
+            (
+                "--classify-every",
+                1 if self.classify_every is None else self.classify_every,
+                1,
+                1000,
+            ),
             ("--vid-stride", self.vid_stride, 1, 1_000_000),
             ("--smoothing", self.smoothing_s, 0, 60),
             ("--start", self.start_s, 0, float("inf")),

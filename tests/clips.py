@@ -109,9 +109,7 @@ def set_mp4_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
 def video_times(path: Path) -> list[Fraction]:
     """Return the presentation time of every decoded frame, in seconds."""
     with av.open(str(path)) as container:
-        return [
-            Fraction(frame.pts * frame.time_base) for frame in container.decode(video=0)
-        ]
+        return [Fraction(frame.pts * frame.time_base) for frame in container.decode(video=0)]
 
 
 def audio_packets(path: Path) -> list[bytes]:

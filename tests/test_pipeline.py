@@ -77,8 +77,7 @@ def test_a_stage_that_raises_ends_the_run_with_its_name_and_item(position, fail_
     assert caught.value.stage == f"stage{position}"
     assert caught.value.frame == fail_at
     assert str(caught.value) == (
-        f"stage 'stage{position}' failed at frame {fail_at}: "
-        f"RuntimeError: cannot digest {fail_at}"
+        f"stage 'stage{position}' failed at frame {fail_at}: RuntimeError: cannot digest {fail_at}"
     )
     assert all(stage.closed == 1 for stage in stages)
 
@@ -164,9 +163,7 @@ def test_live_source_drops_only_at_head():
         all_read.set()
 
     dropped, stage = [], Busy()
-    items, pipeline = run(
-        source(), [stage], capacity=2, newest_wins=True, on_drop=dropped.append
-    )
+    items, pipeline = run(source(), [stage], capacity=2, newest_wins=True, on_drop=dropped.append)
     assert sorted(items + dropped) == list(range(50))
     assert items == sorted(items)
     assert items[-1] == 49

@@ -53,8 +53,7 @@ def test_two_equal_emotions_do_not_alternate():
     """Near a tie the label that is there stays."""
     track = smoother(tau_s=0.0)
     labels = {
-        track.update(probs(happy=0.42 + 0.02 * (i % 2), sad=0.43), i / 30).label
-        for i in range(20)
+        track.update(probs(happy=0.42 + 0.02 * (i % 2), sad=0.43), i / 30).label for i in range(20)
     }
     assert len(labels) == 1
 

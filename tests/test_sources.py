@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from fractions import Fraction
@@ -60,7 +61,7 @@ def test_every_codec_gives_every_frame_in_order(tmp_path, case):
     assert {frame.planes.size_px for frame in frames} == {size_px}
     assert source.info.size_px == size_px
     times = [frame.time_s for frame in frames]
-    assert all(a < b for a, b in zip(times, times[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(times))
     assert source.damage.lines() == []
     grey = frames[3].planes.to_rgb()[60, 60]
     assert np.abs(grey.astype(int) - grey.mean()).max() <= 3, "a grey picture stays grey"
@@ -244,9 +245,10 @@ def test_a_truncated_mp4_counts_the_missing_frames(tmp_path):
     """With its index in front, a cut MP4 still says how many frames it should have."""
     pictures = [clips.noisy(i) for i in range(60)]
     path = clips.write_clip(tmp_path / "t.mp4", pictures, options={"g": "10"})
-    with av.open(str(path)) as source, av.open(
-        str(tmp_path / "fast.mp4"), "w", options={"movflags": "+faststart"}
-    ) as target:
+    with (
+        av.open(str(path)) as source,
+        av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "+faststart"}) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def bare_transcode(source: str, target: str, preset: str, max_frames: int | None
     from streamface.encode import VideoOptions, encoder_options
 
     frames = 0
+    decoded: Any
     options = encoder_options("libx264", VideoOptions(preset=preset))
     with (
         av.open(source) as reader,
@@ -81,7 +83,7 @@ def bare_transcode(source: str, target: str, preset: str, max_frames: int | None
         set_threads(video)
         encoder = writer.add_stream("libx264", rate=video.guessed_rate, options=options)
         encoder.width, encoder.height, encoder.pix_fmt = video.width, video.height, "yuv420p"
-        encoder.codec_context.time_base = video.time_base
+        encoder.codec_context.time_base = Fraction(video.time_base or 1 / Fraction(25))
         copies = {s.index: writer.add_stream_from_template(s) for s in reader.streams.audio}
         for packet in reader.demux([video, *reader.streams.audio]):
             if packet.stream_index in copies:
@@ -153,9 +155,6 @@ def stages(arguments: argparse.Namespace) -> Report:
             source=arguments.source,
             output=Path(folder) / "out.mp4",
             preset=arguments.preset,
-            detect_every=arguments.detect_every or Settings.__dataclass_fields__[
-                "detect_every"
-            ].default,
         )
         for _ in range(2):  # the first round loads kernels and nets
             began_s = time.process_time()
@@ -201,7 +200,7 @@ def kernels(_: argparse.Namespace) -> Report:
     from streamface.preprocess import crop_into
 
     cv2.setNumThreads(1)
-    portrait = cv2.resize(demo.portrait(), (1280, 720))
+    portrait = np.asarray(cv2.resize(demo.portrait(), (1280, 720)), np.uint8)
     planes = Planes.from_rgb(portrait)
     packed = planes.packed()
     assert packed is not None
@@ -222,11 +221,17 @@ def kernels(_: argparse.Namespace) -> Report:
         size = (width, width * 9 // 16)
         report[f"shrink_{width}_us"] = best_us(lambda: shrinker(planes, size))  # noqa: B023
         report[f"shrink_{width}_opencv_us"] = best_us(
-            lambda: cv2.resize(  # noqa: B023
-                cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_I420), size, interpolation=cv2.INTER_AREA  # noqa: B023
-            )
+            lambda: _opencv_shrink(packed, size)  # noqa: B023
         )
     return report
+
+
+def _opencv_shrink(packed: Any, size_px: tuple[int, int]) -> None:
+    """Do what ``Shrinker`` does with OpenCV calls: convert the whole frame, then shrink it."""
+    import cv2
+
+    bgr = cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_I420)
+    cv2.resize(bgr, size_px, interpolation=cv2.INTER_AREA)
 
 
 def _opencv_crop(packed: Any, y: Any, matrix: Any, spec: Any, out: Any) -> None:
@@ -286,7 +291,6 @@ def main() -> int:
             continue
         sub.add_argument("--source", required=True, metavar="CLIP")
         sub.add_argument("--preset", default="ultrafast")
-        sub.add_argument("--detect-every", type=int)
         sub.add_argument("--runs", type=int, default=3)
         sub.add_argument("extra", nargs="*", help="after --: further options of `streamface run`")
     bare = commands.add_parser("bare", help="the bare transcode that `cost` compares with")
