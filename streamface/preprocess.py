@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamface.card import InputSpec
-    from streamface.frame import ImageU8, PlaneU8, PointsF32
+    from streamface.frame import PlaneU8, PointsF32
 
 MAX_TAPS: Final = 5
 """Samples a side in one pixel of the crop; 25 keep the cost of a screen-high face bounded."""
@@ -70,24 +70,6 @@ def planes_from_grey(image: PlaneU8) -> Planes:
     height, width = image.shape
     chroma = np.full(((height + 1) // 2, (width + 1) // 2), 128, np.uint8)
     return Planes(np.ascontiguousarray(image), chroma, chroma.copy(), Colour(full_range=True))
-
-
-def planes_from_rgb(image: ImageU8) -> Planes:
-    """Return a (H, W, 3) uint8 RGB picture as full-range BT.601 planes, as JPEG stores it.
-
-    Chroma is averaged over 2 x 2 pixels.
-    """
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    colour = Colour("bt601", full_range=True)
-    matrix = colour.to_rgb().astype(np.float64)
-    inverse = np.linalg.inv(matrix[:, :3])
-    yuv = (padded - matrix[:, 3]) @ inverse.T
-    fine = np.clip(np.rint(yuv[:height, :width, 0]), 0, 255)
-    blocks = yuv[..., 1:].reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2, 2)
-    coarse = np.clip(np.rint(blocks.mean(axis=(1, 3))), 0, 255)
-    y, u, v = (np.ascontiguousarray(p, np.uint8) for p in (fine, coarse[..., 0], coarse[..., 1]))
-    return Planes(y, u, v, colour)
 
 
 def probe(spec: InputSpec) -> tuple[float, ...]:

@@ -49,6 +49,6 @@ def open_backend(card_path: Path, runtime: str = "onnxruntime", *, threads: int 
         installed = ", ".join(available()) or "none"
         raise BackendUnavailable(f"runtime '{runtime}' is not available; installed: {installed}")
     # Here, so that importing this module loads no runtime.
-    from streamface.backends.cpu import OnnxRuntimeBackend  # noqa: PLC0415
+    from streamface.backends.cpu import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(card_path, threads=threads)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from streamface.card import load, read_onnx
 from streamface.errors import ModelError
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 _MAX_BATCH: Final = 16  # a batch this large gains nothing more on a CPU, and stays in its cache
 _ERRORS_ONLY: Final = 3
+# ONNX Runtime's errors share no base class but Exception.
+_ORT_ERRORS: Final = tuple(
+    error
+    for error in vars(onnxruntime_pybind11_state).values()
+    if isinstance(error, type) and issubclass(error, Exception)
+)
 
 
 class OnnxRuntimeBackend:
@@ -38,7 +45,7 @@ class OnnxRuntimeBackend:
             self._session = ort.InferenceSession(
                 read_onnx(card, card_path), options, providers=["CPUExecutionProvider"]
             )
-        except (RuntimeError, ValueError, ort.capi.onnxruntime_pybind11_state.Fail) as exc:
+        except _ORT_ERRORS as exc:
             reason = " ".join(str(exc).split())
             raise ModelError(
                 f"{card_path.parent / card.onnx}: not a usable ONNX: {reason}"

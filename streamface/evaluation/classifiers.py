@@ -1,0 +1,251 @@
+"""How well a classifier's shipped file answers, through the pre-processing that ``run`` uses."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from streamface.detect import YuNetDetector, find_model
+from streamface.errors import UsageError
+from streamface.evaluation.calibration import expected_error
+from streamface.frame import EMOTIONS, GENDERS, Colour, Planes
+from streamface.model import Model
+from streamface.preprocess import crop_into, planes_from_grey
+from streamface.training.data import load_emotion, load_folder, load_gender
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from streamface.card import InputSpec
+    from streamface.frame import BatchF32, ImageU8, PointsF32
+
+_EMOTION_SPLITS: Final = {"train": "train", "public": "val", "private": "test"}
+_CHUNK: Final = 256
+_TIMED: Final = 200
+_TIGHT_PX: Final = 100
+"""A folder picture this small is taken for a cut-out face, framed as FER-2013 frames faces."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a model says of labelled faces."""
+
+    probs: NDArray[np.float32]
+    """(N, K)."""
+    labels: NDArray[np.int64]
+    """(N,)."""
+    ms_per_face: float
+    """Median wall time of crop and net, one face at a time, one thread."""
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(N,) True where the likeliest class is the label."""
+        return np.asarray(self.probs.argmax(1) == self.labels)
+
+    def summary(self, names: Sequence[str]) -> dict[str, object]:
+        """Return what every classifier's report holds. confusion: rows true, columns said."""
+        confusion = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(confusion, (self.labels, self.probs.argmax(1)), 1)
+        shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+        return {
+            "faces": len(self.labels),
+            "accuracy": mean(self.right),
+            "recall": {name: round(float(shares[i, i]), 4) for i, name in enumerate(names)},
+            "confusion": {
+                name: dict(zip(names, map(int, confusion[i]), strict=True))
+                for i, name in enumerate(names)
+            },
+            "ece": round(expected_error(self.probs, self.labels), 4),
+            "ms_per_face": round(self.ms_per_face, 3),
+        }
+
+
+def add_emotion_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the emotion evaluation."""
+    _add_arguments(parser, "FER-2013 npz or csv, or a folder of pictures by class")
+    parser.add_argument(
+        "--split",
+        choices=tuple(_EMOTION_SPLITS),
+        default="private",
+        help="part of FER-2013 (default: %(default)s; choose models on public)",
+    )
+
+
+def add_gender_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the gender evaluation."""
+    _add_arguments(parser, "FairFace zip or folder with labels.csv, or a folder by class")
+    parser.add_argument("--split", default="val", help="as in labels.csv (default: %(default)s)")
+
+
+def run_emotion(args: argparse.Namespace) -> dict[str, object]:
+    """Score the emotion model on FER-2013 or a folder; the report is JSON-able.
+
+    Raises SourceError or UsageError for unusable data, ModelError for an unusable model.
+    """
+    path = Path(args.data)
+    model = Model.open(args.model or "emotion")
+    try:
+        if path.is_dir():
+            return _score_folder(model, path, EMOTIONS, tight=model.card.input)
+        data = load_emotion(path)
+        rows = np.flatnonzero(data.split == _EMOTION_SPLITS[args.split])
+        if not len(rows):
+            raise UsageError(f"{path} holds no pictures of the split '{args.split}'")
+        template = framed_landmarks(model.card.input, (data.images.shape[2], data.images.shape[1]))
+        faces = ((planes_from_grey(data.images[row]), template) for row in rows)
+        answers = ask(model, faces, data.labels[rows])
+    finally:
+        model.close()
+    confused = (answers.labels == EMOTIONS.index("fear"), EMOTIONS.index("surprise"))
+    majority = data.ferplus_labels()[rows]
+    clear = majority >= 0
+    said = answers.probs.argmax(1)
+    return {
+        **_header(model, path, args.split),
+        **answers.summary(EMOTIONS),
+        "accuracy_clean": mean(answers.right[~data.near_copy[rows]]),
+        "faces_clean": int((~data.near_copy[rows]).sum()),
+        "fear_as_surprise": mean(said[confused[0]] == confused[1]),
+        "ferplus_accuracy": mean(said[clear] == majority[clear]),
+        "faces_ferplus": int(clear.sum()),
+    }
+
+
+def run_gender(args: argparse.Namespace) -> dict[str, object]:
+    """Score the gender model on FairFace or a folder; the report is JSON-able.
+
+    Raises SourceError or UsageError for unusable data, ModelError for an unusable model.
+    """
+    path = Path(args.data)
+    model = Model.open(args.model or "gender")
+    try:
+        if path.is_dir() and not (path / "labels.csv").exists():
+            return _score_folder(model, path, GENDERS)
+        data = load_gender(path)
+        rows = np.flatnonzero(data.split == args.split)
+        if not len(rows):
+            known = ", ".join(sorted(set(data.split)))
+            raise UsageError(f"{path} has no split '{args.split}'; it has {known}")
+        pictures = (_planes(picture) for picture in data.pictures(rows))
+        faces = zip(pictures, data.landmarks_px[rows], strict=True)
+        answers = ask(model, faces, data.labels[rows])
+    finally:
+        model.close()
+    adult = data.adult[rows]
+    groups = _by_group(answers, data.race[rows], adult)
+    return {
+        **_header(model, path, args.split),
+        **answers.summary(GENDERS),
+        "accuracy_adults": mean(answers.right[adult]),
+        "faces_adults": int(adult.sum()),
+        "by_group": groups,
+        "worst_group_error_adults": max(group["error"] for group in groups.values()),
+    }
+
+
+def ask(
+    model: Model, faces: Iterable[tuple[Planes, PointsF32]], labels: NDArray[np.int64]
+) -> Answers:
+    """Return a model's answers for faces, each planes and (5, 2) landmarks in their pixels."""
+    spec = model.card.input
+    probs: list[NDArray[np.float32]] = []
+    times_s: list[float] = []
+    crops: BatchF32 = np.empty((_CHUNK, *spec.shape), np.float32)
+    filled = 0
+    for planes, landmarks in faces:
+        began_s = time.perf_counter()
+        crop_into(planes, landmarks, spec, crops[filled])
+        if len(times_s) < _TIMED:
+            model.predict(crops[filled : filled + 1])
+            times_s.append(time.perf_counter() - began_s)
+        filled += 1
+        if filled == _CHUNK:
+            probs.append(model.predict(crops))
+            filled = 0
+    probs.append(model.predict(crops[:filled]))
+    return Answers(np.concatenate(probs), labels, 1e3 * float(np.median(times_s)))
+
+
+def framed_landmarks(spec: InputSpec, size_px: tuple[int, int]) -> PointsF32:
+    """Return (5, 2) landmarks that make the whole picture the crop: how FER-2013 is framed."""
+    stretch = np.array(size_px, np.float32) / np.array(spec.size_px, np.float32)
+    return np.asarray(spec.landmarks_px * stretch, np.float32)
+
+
+def mean(values: NDArray[np.bool_]) -> float | None:
+    """Return the share of True values to four digits; None of none."""
+    return round(float(values.mean()), 4) if values.size else None
+
+
+def _add_arguments(parser: argparse.ArgumentParser, data: str) -> None:
+    parser.add_argument("--data", type=Path, required=True, help=data)
+    parser.add_argument("--model", help="path of a card (default: the shipped model)")
+
+
+def _header(model: Model, path: Path, split: str) -> dict[str, object]:
+    return {
+        "task": model.card.name,
+        "data": path.name,
+        "split": split,
+        "sha256": model.card.sha256,
+        "provider": model.provider,
+    }
+
+
+def _planes(picture: ImageU8) -> Planes:
+    return Planes.from_rgb(picture, Colour("bt601", full_range=True))  # what a JPEG holds
+
+
+def _by_group(
+    answers: Answers, race: NDArray[np.str_], adult: NDArray[np.bool_]
+) -> dict[str, dict[str, float]]:
+    """Return error and count of adults for each race and gender."""
+    out: dict[str, dict[str, float]] = {}
+    for name in sorted(set(race)):
+        for label, gender in enumerate(GENDERS):
+            member = adult & (race == name) & (answers.labels == label)
+            if member.any():
+                error = round(1 - float(answers.right[member].mean()), 4)
+                out[f"{name} {gender}"] = {"error": error, "faces": int(member.sum())}
+    return out
+
+
+def _score_folder(
+    model: Model, path: Path, names: Sequence[str], *, tight: InputSpec | None = None
+) -> dict[str, object]:
+    """Score pictures by class: the largest face of each, found and aligned as ``run`` does.
+
+    Pictures without a found face are counted apart. With ``tight``, small pictures are taken as
+    they are framed.
+    """
+    pictures, labels, files = load_folder(path, names)
+    detector = YuNetDetector(find_model())
+    faces: list[tuple[Planes, PointsF32]] = []
+    kept: list[int] = []
+    for i, picture in enumerate(pictures):
+        planes = _planes(picture)
+        small = tight is not None and max(planes.size_px) <= _TIGHT_PX
+        found = () if small else detector.detect(planes)
+        if small and tight is not None:
+            faces.append((planes, framed_landmarks(tight, planes.size_px)))
+        elif found:
+            largest = max(found, key=lambda f: f.box_px[2] - f.box_px[0])
+            faces.append((planes, largest.landmarks_px))
+        if small or found:
+            kept.append(i)
+    if not faces:
+        raise UsageError(f"{path}: no face was found in any of its {len(files)} pictures")
+    answers = ask(model, faces, labels[kept])
+    missed = [file for i, file in enumerate(files) if i not in set(kept)]
+    return {
+        **_header(model, path, "folder"),
+        **answers.summary(names),
+        "without_face": missed,
+    }

@@ -1,0 +1,150 @@
+"""Models: the shipped ones, and what is refused on opening."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from streamface.backends import available, open_backend
+from streamface.errors import BackendUnavailable, ModelError
+from streamface.frame import EMOTIONS, GENDERS
+from streamface.model import Model, card_path, shipped_names, softmax
+
+SHIPPED = {"emotion": EMOTIONS, "gender": GENDERS}
+
+
+@pytest.fixture(params=SHIPPED)
+def copy(request, tmp_path):
+    """Copy a shipped model, so that a test may damage it."""
+    source = card_path(request.param)
+    for path in (source, source.with_suffix(".onnx")):
+        shutil.copy(path, tmp_path)
+    return tmp_path / source.name
+
+
+def crops(model, count, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((count, *model.card.input.shape)).astype(np.float32)
+
+
+def change(path, **fields):
+    data = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(data | fields), "utf-8")
+
+
+@pytest.mark.parametrize(("name", "labels"), SHIPPED.items())
+def test_shipped_models_open_and_give_probabilities(name, labels):
+    model = Model.open(name)
+    assert name in shipped_names()
+    assert model.card.labels == labels
+    assert "onnxruntime" in model.provider
+    probs = model.predict(crops(model, 3))
+    assert probs.shape == (3, len(labels))
+    assert probs.dtype == np.float32
+    np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
+    model.close()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_cards_tell_where_a_model_comes_from(name):
+    trained = Model.open(name).card.trained
+    for field in ("data", "licence_of_data", "seed", "commit", "metrics", "intended_use", "limits"):
+        assert trained[field] or trained[field] == 0
+
+
+def test_any_batch_is_answered_as_its_faces_one_by_one():
+    model = Model.open("emotion")
+    batch = crops(model, 37)
+    whole = model.predict(batch)
+    single = np.concatenate([model.predict(batch[i : i + 1]) for i in range(len(batch))])
+    np.testing.assert_allclose(whole, single, atol=1e-5)
+    assert model.predict(batch[:0]).shape == (0, 7)
+
+
+def test_results_belong_to_the_caller():
+    model = Model.open("gender")
+    first = model.predict(crops(model, 2))
+    kept = first.copy()
+    model.predict(crops(model, 2, seed=1))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_probabilities_are_softened_by_the_cards_temperature():
+    class Fixed:
+        max_batch = 2
+        provider = "fake"
+
+        def run(self, batch):
+            return (np.tile(np.array([0, 1, 2, 3, 4, 5, 6], np.float32), (len(batch), 1)),)
+
+        def close(self):
+            pass
+
+    card = dataclasses.replace(Model.open("emotion").card, temperature=2.0)
+    probs = Model(card, Fixed()).predict(np.zeros((3, *card.input.shape), np.float32))
+    np.testing.assert_allclose(probs[2], softmax(np.arange(7, dtype=np.float32)[None] / 2)[0])
+
+
+def test_an_altered_onnx_is_refused(copy):
+    onnx = copy.with_suffix(".onnx")
+    onnx.write_bytes(onnx.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ModelError, match="SHA-256"):
+        Model.open(copy)
+
+
+def test_an_onnx_that_is_none_is_refused(copy):
+    import hashlib
+
+    copy.with_suffix(".onnx").write_bytes(b"not a net")
+    change(copy, sha256=hashlib.sha256(b"not a net").hexdigest())
+    with pytest.raises(ModelError, match="not a usable ONNX") as caught:
+        Model.open(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_that_describes_another_net_is_refused(copy):
+    change(copy, outputs=["nothing"])
+    with pytest.raises(ModelError, match="no output named 'nothing'"):
+        open_backend(copy)
+    data = json.loads(copy.read_text("utf-8"))
+    data["input"]["size_px"] = [40, 40]
+    change(copy, outputs=["logits"], input=data["input"])
+    with pytest.raises(ModelError, match="its card says"):
+        open_backend(copy)
+
+
+def test_a_model_made_for_other_preprocessing_is_refused(copy):
+    change(copy, preprocess_probe=[0.0] * 16)
+    with pytest.raises(ModelError, match="other pre-processing"):
+        Model.open(copy)
+
+
+def test_unknown_names_list_the_shipped_ones():
+    with pytest.raises(ModelError, match="emotion, gender"):
+        Model.open("age")
+
+
+def test_unknown_runtimes_list_the_installed_ones():
+    with pytest.raises(BackendUnavailable, match="onnxruntime"):
+        Model.open("emotion", runtime="abacus")
+    assert "onnxruntime" in available()
+
+
+def test_a_backend_refuses_other_shapes():
+    backend = open_backend(card_path("emotion"))
+    for bad in (
+        np.zeros((0, 1, 48, 48), np.float32),
+        np.zeros((backend.max_batch + 1, 1, 48, 48), np.float32),
+        np.zeros((1, 3, 48, 48), np.float32),
+        np.zeros((1, 1, 48, 48)),
+        np.zeros((1, 48, 48), np.float32),
+    ):
+        with pytest.raises(ValueError, match="batch must be"):
+            backend.run(bad)
+    backend.close()
+    with pytest.raises(ValueError, match="closed"):
+        backend.run(np.zeros((1, 1, 48, 48), np.float32))
