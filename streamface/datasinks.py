@@ -176,8 +176,8 @@ class ParquetSink:
         self, path: Path | None, header: Mapping[str, Json], *, overwrite: bool = False
     ) -> None:
         try:
-            import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.1 s to load
-            import pyarrow.parquet as pq  # noqa: PLC0415
+            import pyarrow as pa
+            import pyarrow.parquet as pq
         except ImportError as exc:
             raise UsageError(
                 "writing Parquet needs pyarrow; run pip install 'streamface[parquet]'"

@@ -345,7 +345,7 @@ def _streams_to_copy(
 
 
 def _pick_video(container: InputContainer, name: str) -> av.VideoStream:
-    from av.stream import Disposition  # noqa: PLC0415 - absent from older PyAV's top level
+    from av.stream import Disposition
 
     pictures = [
         stream
@@ -369,7 +369,7 @@ def set_threads(video: av.VideoStream) -> None:
     if context.width * context.height <= _ONE_THREAD_PIXELS:
         context.thread_count = 1
         return
-    import os  # noqa: PLC0415 - used here only
+    import os
 
     context.thread_type = "AUTO"
     context.thread_count = min(_MAX_DECODE_THREADS, os.cpu_count() or 1)

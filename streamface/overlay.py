@@ -41,7 +41,7 @@ class Painter:
 
     def __init__(self, style: OverlayStyle | None = None) -> None:
         # Here, not above: Numba and Pillow take a third of a second that only painting needs.
-        from streamface.painting import Composer  # noqa: PLC0415
+        from streamface.painting import Composer
 
         self.style = style or OverlayStyle()
         self._composer = Composer(self.style)

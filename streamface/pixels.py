@@ -179,7 +179,7 @@ def _turn_into(source: PlaneU8, turn: Orientation, target: PlaneU8) -> None:
     if turn == UPRIGHT:
         target[:] = source
         return
-    import cv2  # noqa: PLC0415 - only turned video pays for the import here
+    import cv2
 
     if turn.transpose:
         source = np.asarray(cv2.transpose(np.ascontiguousarray(source)), np.uint8)

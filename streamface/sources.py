@@ -144,9 +144,9 @@ def open_source(
 
     opener: stands in for ``av.open`` in tests, as ``platform`` does for ``sys.platform``.
     """
-    import av  # noqa: PLC0415 - keeps `streamface --help` fast
+    import av
 
-    from streamface.decode import MediaSource  # noqa: PLC0415
+    from streamface.decode import MediaSource
 
     if what.kind == "demo":
         return DemoSource(options, stream=stream)
@@ -220,8 +220,8 @@ class DemoSource:
     """The clip that needs no video of the user's: a camera that moves over a portrait."""
 
     def __init__(self, options: ReadOptions, *, stream: int = 0) -> None:
-        from streamface import demo  # noqa: PLC0415 - decodes the portrait
-        from streamface.decode import Damage, StreamInfo  # noqa: PLC0415
+        from streamface import demo
+        from streamface.decode import Damage, StreamInfo
 
         self._demo = demo
         self._options = options
