@@ -26,21 +26,21 @@ _Change: TypeAlias = Callable[[Tensor, np.random.Generator], Tensor]
 class AugmentConfig:
     """Ranges are half-widths around no change; probabilities are for one image."""
 
-    rotate_deg: float = 14.0
-    scale_frac: float = 0.14
-    aspect_frac: float = 0.06
-    shift_frac: float = 0.07  # of the crop's width; covers landmark noise and loose framing
-    brightness: float = 0.12  # of full scale
-    contrast_frac: float = 0.3
-    gamma_frac: float = 0.35
-    tint_frac: float = 0.12  # per-channel gain of colour crops
-    grey_prob: float = 0.1  # colour crops only
-    blur_prob: float = 0.15
-    shrink_prob: float = 0.15  # down and up again, as with a small face
-    jpeg_prob: float = 0.15
-    noise_prob: float = 0.2
-    noise_max: float = 0.04
-    occlude_prob: float = 0.25
+    rotate_deg: float = 12.0
+    scale_frac: float = 0.12
+    aspect_frac: float = 0.05
+    shift_frac: float = 0.06  # of the crop's width; covers landmark noise and loose framing
+    brightness: float = 0.08  # of full scale
+    contrast_frac: float = 0.25
+    gamma_frac: float = 0.25
+    tint_frac: float = 0.1  # per-channel gain of colour crops
+    grey_prob: float = 0.05  # colour crops only
+    blur_prob: float = 0.07
+    shrink_prob: float = 0.08  # down and up again, as with a small face
+    jpeg_prob: float = 0.08
+    noise_prob: float = 0.08
+    noise_max: float = 0.03
+    occlude_prob: float = 0.12
     occlude_frac: float = 0.35  # longest side of the patch, of the crop
 
 

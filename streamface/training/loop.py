@@ -35,8 +35,8 @@ class TrainConfig:
     warmup_frac: float = 0.15
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    mixup_prob: float = 0.5
-    mixup_alpha: float = 0.3
+    mixup_prob: float = 0.25
+    mixup_alpha: float = 0.2
     align_prob: float = 0.4  # where a picture has a second, aligned map
     ema_decay: float = 0.998  # about the last five hundred steps
     threads: int = 1  # two threads wait for each other wherever other work shares the cores

@@ -1,0 +1,330 @@
+"""Training: deterministic, resumable, and fed by the same pixels as inference."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+
+from streamface.card import InputSpec
+from streamface.errors import ModelError, SourceError
+from streamface.evaluation.calibration import expected_error, fit_temperature, uncertain_threshold
+from streamface.frame import EMOTIONS, GENDERS
+from streamface.training import data
+
+torch = pytest.importorskip("torch", reason="training needs torch (extra [train])")
+
+from streamface.model import Model, softmax  # noqa: E402
+from streamface.preprocess import crop_into, planes_from_grey  # noqa: E402
+from streamface.training import augment, emotion, export, gender, loop, nets  # noqa: E402
+
+POINTS = np.array([(5, 6), (11, 6), (8, 9), (5, 12), (10, 12)], np.float32)
+SPEC = InputSpec((16, 16), "grey", POINTS, (128.0,), (64.0,))
+NET = nets.NetConfig(channels=1, classes=2, stem=4, widths=(8, 8), depths=(1, 1))
+CONFIG = loop.TrainConfig(epochs=2, batch_size=16, peak_rate=0.05)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Keep torch to one thread: these nets are too small for two."""
+    torch.set_num_threads(1)
+
+
+def bright_or_dark(count=64, seed=0):
+    """Return pictures whose brighter half, top or bottom, is their class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    images = rng.integers(0, 90, (count, 1, 16, 16)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[0, 8 * label : 8 * label + 8] += 120
+    return images, labels
+
+
+def sets():
+    images, labels = bright_or_dark()
+    maps = torch.eye(2, 3).expand(len(images), 2, 3)
+    train = loop.TrainSet(
+        images=torch.from_numpy(images),
+        targets=torch.eye(2)[torch.from_numpy(labels)],
+        crop_to_image=maps,
+        aligned=torch.full_like(maps, torch.nan),
+    )
+    crops = (torch.from_numpy(images).float() - 128) / 64
+    return train, loop.ValidationSet(crops, torch.from_numpy(labels))
+
+
+def fit(run_dir, config=CONFIG, *, resume=False):
+    torch.manual_seed(0)
+    train, validation = sets()
+    net = nets.ResidualNet(NET)
+    return loop.fit(net, SPEC, train, validation, config, run_dir=run_dir, resume=resume)
+
+
+def weights(net):
+    return torch.cat([value.flatten().double() for value in net.state_dict().values()])
+
+
+def test_a_run_learns_and_repeats_itself_bit_for_bit(tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=15, ema_decay=0.8, mixup_prob=0.0)
+    first, second = fit(tmp_path / "a", config), fit(tmp_path / "b", config)
+    assert torch.equal(weights(first), weights(second))
+    lines = (tmp_path / "a" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 16))
+    assert json.loads(lines[-1])["val_accuracy"] > 0.9
+
+
+def test_a_resumed_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
+    whole = fit(tmp_path / "whole")
+    save = loop._Run.save
+
+    def stop_after_first(run, run_dir, epochs_done):
+        save(run, run_dir, epochs_done)
+        if epochs_done == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Run, "save", stop_after_first)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "parts")
+    monkeypatch.undo()
+    parts = fit(tmp_path / "parts", resume=True)
+    assert torch.equal(weights(whole), weights(parts))
+
+
+def test_a_checkpoint_of_other_options_is_refused(tmp_path):
+    fit(tmp_path)
+    with pytest.raises(ModelError, match="other options"):
+        fit(tmp_path, dataclasses.replace(CONFIG, seed=2), resume=True)
+
+
+def test_rate_climbs_then_falls_to_nothing():
+    rates = [loop.learning_rate(step, 100, CONFIG) for step in range(201)]
+    peak = int(np.argmax(rates))
+    assert rates[0] < rates[peak] == pytest.approx(CONFIG.peak_rate)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert all(np.diff(rates[:peak]) > 0)
+    assert all(np.diff(rates[peak:]) < 0)
+
+
+def test_average_of_two_steps_by_hand():
+    slow, fast = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(slow.weight, 1.0)
+    torch.nn.init.constant_(fast.weight, 3.0)
+    loop.update_ema(slow, fast, decay=0.75, step=10**6)
+    assert slow.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 3)
+
+
+def test_a_crop_without_jitter_is_what_crop_into_cuts():
+    """Training and inference see the same numbers for the same face."""
+    image = np.random.default_rng(1).integers(0, 256, (24, 20)).astype(np.uint8)
+    shift = np.array((3, 5), np.float32)
+    out = np.empty(SPEC.shape, np.float32)
+    crop_into(planes_from_grey(image), POINTS + shift, SPEC, out)
+    maps = torch.tensor([[[1.0, 0, 3], [0, 1, 5]]])
+    warped = augment.warp(torch.from_numpy(image)[None, None].float(), maps, SPEC.size_px)
+    np.testing.assert_allclose((warped[0].numpy() - 128) / 64, out, atol=1e-4)
+
+
+def test_gender_crops_are_what_crop_into_cuts():
+    from streamface.frame import Colour, Planes
+
+    rng = np.random.default_rng(2)
+    blocks = rng.integers(60, 200, (18, 18, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    spec = gender.input_spec()
+    out = np.empty(spec.shape, np.float32)
+    planes = Planes.from_rgb(blocks, Colour("bt601", full_range=True))
+    crop_into(planes, data.FAIRFACE_LANDMARKS_PX, spec, out)
+    faces = data.GenderData(
+        jpegs=(png(blocks),),
+        labels=np.array([0]),
+        split=np.array(["train"]),
+        race=np.array(["x"]),
+        adult=np.array([True]),
+        landmarks_px=data.FAIRFACE_LANDMARKS_PX[None],
+    )
+    crops = gender.validation_set(faces, np.array([0]), spec).crops[0].numpy()
+    # Chroma is interpolated across the edges of the blocks; luma and flat parts agree.
+    assert np.abs(crops - out).mean() < 0.05
+
+
+def test_augmented_pictures_stay_pictures():
+    rng = np.random.default_rng(3)
+    always = {name: 1.0 for name in vars_of(augment.AugmentConfig) if name.endswith("_prob")}
+    config = augment.AugmentConfig(**always)
+    for channels in (1, 3):
+        images = torch.from_numpy(rng.integers(0, 256, (6, channels, 40, 48)).astype(np.uint8))
+        maps = torch.eye(2, 3).expand(6, 2, 3)
+        out = augment.augment(images, maps, (32, 24), config, rng)
+        assert out.shape == (6, channels, 24, 32)
+        assert out.min() >= 0
+        assert out.max() <= 255
+
+
+def vars_of(kind):
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def test_jitter_keeps_the_middle_of_the_face_in_the_picture():
+    maps = augment.jitter(500, (48, 48), augment.AugmentConfig(), np.random.default_rng(4))
+    middle = maps @ torch.tensor((24.0, 24.0, 1.0))
+    reach = 48 * augment.AugmentConfig().shift_frac
+    assert (middle - 24).abs().max() <= reach + 1e-3
+    assert (torch.linalg.det(maps[:, :, :2]) < 0).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_export_opens_and_agrees_with_the_net(tmp_path):
+    net = fit(tmp_path / "run")
+    _, validation = sets()
+    story = export.Story("toy", ("top", "bottom"), {"seed": 0})
+    card = export.export(net, story, SPEC, validation, tmp_path)
+    model = Model.open(tmp_path / "toy.json")
+    probs = model.predict(validation.crops.numpy())
+    logits = loop.logits_of(net, validation.crops).numpy()
+    np.testing.assert_allclose(probs, softmax(logits / np.float32(card.temperature)), atol=1e-4)
+    assert card.trained["metrics"]["validation"]["pictures"] == len(logits)
+
+
+def test_run_folder_keeps_the_commit_it_started_from(tmp_path):
+    assert export.noted_commit(tmp_path) == "unknown"
+    (tmp_path / "commit.txt").write_text("abc\n")
+    export.note_commit(tmp_path, resume=True)
+    assert export.noted_commit(tmp_path) == "abc"
+
+
+def fer(count=4, side=48):
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (count, side, side)).astype(np.uint8)
+    images[1] = images[2]  # row 1 trains, row 2 tests the same picture
+    usage = ["Training", "Training", "PrivateTest", "PublicTest"]
+    return images, [0, 3, 3, 6], usage
+
+
+def fer_csv(path):
+    images, labels, usage = fer()
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("emotion", "pixels", "Usage"))
+        for image, label, use in zip(images, labels, usage, strict=True):
+            writer.writerow((label, " ".join(map(str, image.ravel())), use))
+    return images
+
+
+def test_fer_csv_is_read_and_copies_of_test_pictures_are_not_learnt(tmp_path):
+    images = fer_csv(tmp_path / "fer.csv")
+    faces = data.load_emotion(tmp_path / "fer.csv")
+    np.testing.assert_array_equal(faces.images, images)
+    assert faces.split.tolist() == ["train", "train", "test", "val"]
+    assert faces.training_rows().tolist() == [0]
+    assert faces.near_copy.tolist()[2:] == [True, False]
+    np.testing.assert_array_equal(faces.targets(0.5)[1], np.eye(7)[3])
+
+
+def test_targets_mix_labels_and_votes_by_hand():
+    votes = np.zeros((2, 7), np.float32)
+    votes[0, [0, 6]] = 3, 1
+    faces = data.EmotionData(
+        images=np.zeros((2, 48, 48), np.uint8),
+        labels=np.array([4, 1]),
+        split=np.array(["train", "train"]),
+        votes=votes,
+        usable=np.array([True, False]),
+        duplicate=np.array([0, 1]),
+        near_copy=np.array([False, False]),
+    )
+    np.testing.assert_allclose(faces.targets(0.5)[0], (0.375, 0, 0, 0, 0.5, 0, 0.125))
+    np.testing.assert_allclose(faces.targets(0.5)[1], np.eye(7)[1])
+    assert faces.training_rows().tolist() == [0]
+    assert faces.ferplus_labels(least_votes=3).tolist() == [0, -1]
+
+
+def test_fer_npz_is_read_in_its_order(tmp_path):
+    from PIL import Image
+
+    images, labels, _ = fer()
+    mosaic = images.reshape(2, 2, 48, 48).swapaxes(1, 2).reshape(96, 96)
+    columns = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
+    votes = np.arange(40, dtype=np.uint8).reshape(4, 10)
+    buffer = io.BytesIO()
+    Image.fromarray(mosaic).save(buffer, "PNG")
+    np.savez(
+        tmp_path / "fer.npz",
+        mosaic_png=np.frombuffer(buffer.getvalue(), np.uint8),
+        labels=np.array(labels, np.uint8),
+        split=np.array([0, 0, 2, 1], np.uint8),
+        ferplus_votes=votes,
+        ferplus_columns=np.array(columns),
+        ferplus_named=np.array([True, True, True, True]),
+        constant=np.zeros(4, bool),
+        dup_group=np.array([0, 1, 1, 2], np.int32),
+        max_corr_to_training=np.array([1, 1, 1, 0.5], np.float32),
+    )
+    faces = data.load_emotion(tmp_path / "fer.npz")
+    np.testing.assert_array_equal(faces.images, images)
+    assert faces.votes[1].tolist() == [14, 15, 16, 11, 13, 12, 10]
+    assert faces.training_rows().tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["none.npz", "bad.npz", "bad.csv"])
+def test_a_file_that_is_no_fer_is_refused_in_one_line(tmp_path, name):
+    for bad in ("bad.npz", "bad.csv"):
+        (tmp_path / bad).write_text("nothing\n1\n")
+    with pytest.raises(SourceError, match=name) as caught:
+        data.load_emotion(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def png(image):
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_held_out_pictures_are_never_learnt():
+    count = 200
+    faces = data.GenderData(
+        jpegs=(b"",) * count,
+        labels=np.zeros(count, np.int64),
+        split=np.array(["train", "val"] * (count // 2)),
+        race=np.array(["x"] * count),
+        adult=np.ones(count, bool),
+        landmarks_px=np.zeros((count, 5, 2), np.float32),
+    )
+    rows, held_out = gender.split_rows(faces, seed=1)
+    assert not set(rows) & set(held_out)
+    assert set(faces.split[np.concatenate((rows, held_out))]) == {"train"}
+    assert len(held_out) == 5
+    assert gender.split_rows(faces, seed=1)[1].tolist() == held_out.tolist()
+
+
+def test_the_shipped_nets_have_the_classes_of_the_package():
+    assert nets.ResidualNet(emotion.NET).head.out_features == len(EMOTIONS)
+    assert nets.ResidualNet(gender.NET).head.out_features == len(GENDERS)
+
+
+def test_calibration_error_by_hand():
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], np.float32)
+    # Bin of 0.9: two answers, one right, |1.8 - 1|; bin of 0.6: one right answer, |0.6 - 1|.
+    assert expected_error(probs, np.array([0, 1, 1])) == pytest.approx((0.8 + 0.4) / 3)
+
+
+def test_the_temperature_of_overconfident_logits_is_found():
+    rng = np.random.default_rng(6)
+    logits = rng.standard_normal((4000, 5)).astype(np.float32) * 2
+    # Gumbel's trick: this draws from the softmax of the logits.
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.1)
+
+
+def test_the_uncertain_threshold_parts_mostly_wrong_from_mostly_right():
+    top = np.linspace(0.3, 1, 2000, dtype=np.float32)
+    probs = np.stack((top, 1 - top), 1)
+    rng = np.random.default_rng(7)
+    labels = (rng.random(2000) >= np.where(top < 0.6, 0.3, 0.9)).astype(np.int64)
+    probs[:, 1] = 0.2  # class 0 stays the likeliest
+    assert uncertain_threshold(probs, labels) == pytest.approx(0.6, abs=0.08)
+    assert uncertain_threshold(probs, np.zeros(2000, np.int64)) == 0
