@@ -129,12 +129,13 @@ class Planes:
     def packed(self) -> PlaneU8 | None:
         """Return the three planes as one (H * 3 / 2, W) view, or None where they are not one.
 
-        They are for planes of even size that ``allocate`` made; encoders take this as it is.
+        They are for planes that ``allocate`` made, of even width and a height divisible by 4:
+        PyAV takes other heights for the next lower such number.
         """
         width, height = self.size_px
         block = self.y.base
         whole = width * height * 3 // 2
-        if not isinstance(block, np.ndarray) or block.shape != (whole,) or width % 2 or height % 2:
+        if not isinstance(block, np.ndarray) or block.shape != (whole,) or width % 2 or height % 4:
             return None
         if block is not self.u.base or block is not self.v.base:
             return None
