@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,22 +24,25 @@ def similarity(source: PointsF32, target: PointsF32) -> NDArray[np.float64]:
         raise ValueError(
             f"landmarks must be two equal (K, 2) arrays, not {source.shape}, {target.shape}"
         )
-    a = np.ascontiguousarray(source, np.float64).view(np.complex128)[:, 0]
-    b = np.ascontiguousarray(target, np.float64).view(np.complex128)[:, 0]
-    centre_a, centre_b = complex(a.sum()) / len(a), complex(b.sum()) / len(b)
-    a -= centre_a
-    spread = float(np.vdot(a, a).real)
-    turn = complex(np.vdot(a, b)) / spread if spread > 0 else complex("nan")
+    # Plain complex numbers: for five points they are three times as fast as arrays.
+    a = [complex(x, y) for x, y in source.tolist()]
+    b = [complex(x, y) for x, y in target.tolist()]
+    centre_a, centre_b = sum(a) / len(a), sum(b) / len(b)
+    spread = sum(abs(p - centre_a) ** 2 for p in a)
+    turn = sum((p - centre_a).conjugate() * q for p, q in zip(a, b, strict=True))
+    turn = turn / spread if spread > 0 else complex("nan")
     shift = centre_b - turn * centre_a
-    if not (np.isfinite(turn) and np.isfinite(shift)) or turn == 0:
+    if not (cmath.isfinite(turn) and cmath.isfinite(shift)) or turn == 0:
         raise ValueError(f"landmarks do not span a face: {source.tolist()}")
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
 def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the (2, 3) inverse of a (2, 3) affine map."""
-    inverse = np.linalg.inv(matrix[:, :2])
-    return np.column_stack((inverse, -inverse @ matrix[:, 2]))
+    (a, b, x), (c, d, y) = matrix.tolist()
+    det = a * d - b * c
+    a, b, c, d = d / det, -b / det, -c / det, a / det
+    return np.array([[a, b, -a * x - b * y], [c, d, -c * x - d * y]])
 
 
 def transform(matrix: NDArray[np.float64], points: PointsF32) -> PointsF32:
