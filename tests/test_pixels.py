@@ -78,8 +78,8 @@ def test_ten_bit_becomes_eight_bit_without_a_shift():
     """A 10-bit grey ramp comes out as the same ramp in 8 bits."""
     ramp = np.tile(np.linspace(64, 940, 64).astype("<u2"), (64, 1))
     frame = av.VideoFrame(64, 64, "yuv420p10le")
-    for plane, values in zip(frame.planes, (ramp, np.full((32, 32), 512, "<u2"),
-                                            np.full((32, 32), 512, "<u2")), strict=True):  # fmt: skip
+    flat = np.full((32, 32), 512, "<u2")
+    for plane, values in zip(frame.planes, (ramp, flat, flat), strict=True):
         memory = np.frombuffer(memoryview(plane), "<u2").reshape(plane.height, -1)
         memory[:, : values.shape[1]] = values
     planes = to_planes(frame)
