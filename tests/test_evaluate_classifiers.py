@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from streamface.errors import SourceError
 from streamface.evaluation import classifiers
 from streamface.frame import EMOTIONS, GENDERS
+from streamface.model import card_path
 
 ROOT = Path(__file__).parents[1]
 FAIRFACE = Path(os.environ.get("STREAMFACE_SHARED", ROOT.parent / "shared")) / (
@@ -97,6 +99,18 @@ def test_gender_report_has_every_group(evaluate, tmp_path, capsys):
     assert set(report["by_group"]) == {"Black male", "White female"}
     worst = max(group["error"] for group in report["by_group"].values())
     assert report["worst_group_error_adults"] == worst
+
+
+def test_figures_are_recorded_in_the_card_without_harm(evaluate, tmp_path):
+    for path in (card_path("emotion"), card_path("emotion").with_suffix(".onnx")):
+        shutil.copy(path, tmp_path)
+    card = tmp_path / "emotion.json"
+    data = fer_csv(tmp_path / "fer.csv")
+    words = ["emotion", "--data", str(data), "--model", str(card), "--record", "--json", "-"]
+    assert evaluate.main(words) == 0
+    metrics = classifiers.Model.open(card).card.trained["metrics"]
+    assert metrics["fer.csv private"]["faces"] == 5
+    assert "validation" in metrics
 
 
 def test_a_folder_of_small_pictures_by_class_is_scored(evaluate, tmp_path, capsys):

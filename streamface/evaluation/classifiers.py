@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
+from streamface.card import load, save
 from streamface.detect import YuNetDetector, find_model
 from streamface.errors import UsageError
 from streamface.evaluation.calibration import expected_error
 from streamface.frame import EMOTIONS, GENDERS, Colour, Planes
-from streamface.model import Model
+from streamface.model import Model, card_path
 from streamface.preprocess import crop_into, planes_from_grey
 from streamface.training.data import load_emotion, load_folder, load_gender
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from streamface.card import InputSpec
     from streamface.frame import BatchF32, ImageU8, PointsF32
 
+_Score: TypeAlias = "Callable[[Model, Path, str], dict[str, object]]"
 _EMOTION_SPLITS: Final = {"train": "train", "public": "val", "private": "test"}
+_HEADER: Final = ("task", "data", "split", "sha256", "provider", "ms_per_face")
 _CHUNK: Final = 256
 _TIMED: Final = 200
 _TIGHT_PX: Final = 100
@@ -89,33 +92,7 @@ def run_emotion(args: argparse.Namespace) -> dict[str, object]:
 
     Raises SourceError or UsageError for unusable data, ModelError for an unusable model.
     """
-    path = Path(args.data)
-    model = Model.open(args.model or "emotion")
-    try:
-        if path.is_dir():
-            return _score_folder(model, path, EMOTIONS, tight=model.card.input)
-        data = load_emotion(path)
-        rows = np.flatnonzero(data.split == _EMOTION_SPLITS[args.split])
-        if not len(rows):
-            raise UsageError(f"{path} holds no pictures of the split '{args.split}'")
-        template = framed_landmarks(model.card.input, (data.images.shape[2], data.images.shape[1]))
-        faces = ((planes_from_grey(data.images[row]), template) for row in rows)
-        answers = ask(model, faces, data.labels[rows])
-    finally:
-        model.close()
-    confused = (answers.labels == EMOTIONS.index("fear"), EMOTIONS.index("surprise"))
-    majority = data.ferplus_labels()[rows]
-    clear = majority >= 0
-    said = answers.probs.argmax(1)
-    return {
-        **_header(model, path, args.split),
-        **answers.summary(EMOTIONS),
-        "accuracy_clean": mean(answers.right[~data.near_copy[rows]]),
-        "faces_clean": int((~data.near_copy[rows]).sum()),
-        "fear_as_surprise": mean(said[confused[0]] == confused[1]),
-        "ferplus_accuracy": mean(said[clear] == majority[clear]),
-        "faces_ferplus": int(clear.sum()),
-    }
+    return _run(args, "emotion", _score_emotion)
 
 
 def run_gender(args: argparse.Namespace) -> dict[str, object]:
@@ -123,30 +100,65 @@ def run_gender(args: argparse.Namespace) -> dict[str, object]:
 
     Raises SourceError or UsageError for unusable data, ModelError for an unusable model.
     """
-    path = Path(args.data)
-    model = Model.open(args.model or "gender")
+    return _run(args, "gender", _score_gender)
+
+
+def _run(args: argparse.Namespace, name: str, score: _Score) -> dict[str, object]:
+    model = Model.open(args.model or name)
     try:
-        if path.is_dir() and not (path / "labels.csv").exists():
-            return _score_folder(model, path, GENDERS)
-        data = load_gender(path)
-        rows = np.flatnonzero(data.split == args.split)
-        if not len(rows):
-            known = ", ".join(sorted(set(data.split)))
-            raise UsageError(f"{path} has no split '{args.split}'; it has {known}")
-        pictures = (_planes(picture) for picture in data.pictures(rows))
-        faces = zip(pictures, data.landmarks_px[rows], strict=True)
-        answers = ask(model, faces, data.labels[rows])
+        report = score(model, Path(args.data), args.split)
     finally:
         model.close()
+    if args.record:
+        record(report, args.model or name)
+    return report
+
+
+def _score_emotion(model: Model, path: Path, split: str) -> dict[str, object]:
+    if path.is_dir():
+        return _score_folder(model, path, EMOTIONS, tight=model.card.input)
+    data = load_emotion(path)
+    rows = np.flatnonzero(data.split == _EMOTION_SPLITS[split])
+    if not len(rows):
+        raise UsageError(f"{path} holds no pictures of the split '{split}'")
+    template = framed_landmarks(model.card.input, (data.images.shape[2], data.images.shape[1]))
+    faces = ((planes_from_grey(data.images[row]), template) for row in rows)
+    answers = ask(model, faces, data.labels[rows])
+    said = answers.probs.argmax(1)
+    afraid = answers.labels == EMOTIONS.index("fear")
+    original = ~data.near_copy[rows]
+    majority = data.ferplus_labels()[rows]
+    clear = majority >= 0
+    return {
+        **_header(model, path, split),
+        **answers.summary(EMOTIONS),
+        "accuracy_clean": mean(answers.right[original]),
+        "faces_clean": int(original.sum()),
+        "fear_as_surprise": mean(said[afraid] == EMOTIONS.index("surprise")),
+        "ferplus_accuracy": mean(said[clear] == majority[clear]),
+        "faces_ferplus": int(clear.sum()),
+    }
+
+
+def _score_gender(model: Model, path: Path, split: str) -> dict[str, object]:
+    if path.is_dir() and not (path / "labels.csv").exists():
+        return _score_folder(model, path, GENDERS)
+    data = load_gender(path)
+    rows = np.flatnonzero(data.split == split)
+    if not len(rows):
+        known = ", ".join(sorted(set(data.split)))
+        raise UsageError(f"{path} has no split '{split}'; it has {known}")
+    pictures = (_planes(picture) for picture in data.pictures(rows))
+    answers = ask(model, zip(pictures, data.landmarks_px[rows], strict=True), data.labels[rows])
     adult = data.adult[rows]
     groups = _by_group(answers, data.race[rows], adult)
     return {
-        **_header(model, path, args.split),
+        **_header(model, path, split),
         **answers.summary(GENDERS),
         "accuracy_adults": mean(answers.right[adult]),
         "faces_adults": int(adult.sum()),
         "by_group": groups,
-        "worst_group_error_adults": max(group["error"] for group in groups.values()),
+        "worst_group_error_adults": max((g["error"] for g in groups.values()), default=None),
     }
 
 
@@ -187,6 +199,20 @@ def mean(values: NDArray[np.bool_]) -> float | None:
 def _add_arguments(parser: argparse.ArgumentParser, data: str) -> None:
     parser.add_argument("--data", type=Path, required=True, help=data)
     parser.add_argument("--model", help="path of a card (default: the shipped model)")
+    parser.add_argument(
+        "--record", action="store_true", help="write the figures into the model's card too"
+    )
+
+
+def record(report: dict[str, object], model: str | Path) -> None:
+    """Write a report's figures into the metrics of a model's card, under data and split."""
+    path = card_path(model)
+    card = load(path)
+    known = card.trained.get("metrics", {})
+    metrics = dict(known) if isinstance(known, dict) else {}
+    figures = {name: value for name, value in report.items() if name not in _HEADER}
+    metrics[f"{report['data']} {report['split']}"] = figures
+    save(replace(card, trained={**card.trained, "metrics": metrics}), path)
 
 
 def _header(model: Model, path: Path, split: str) -> dict[str, object]:
