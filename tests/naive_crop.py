@@ -29,18 +29,9 @@ def bilinear(plane, x, y):
     return value
 
 
-def nearest(plane, x, y):
-    """Read the pixel that holds a point, or the closest one of the border."""
-    height, width = plane.shape
-    return float(
-        plane[min(max(math.floor(y), 0), height - 1), min(max(math.floor(x), 0), width - 1)]
-    )
-
-
 def sample(plane, to_plane, taps, size_px):
     """Return an (h, w) crop: every pixel the mean of taps x taps samples spread over it."""
     width, height = size_px
-    read = bilinear if taps < 3 else nearest
     step = 1.0 / taps
     out = np.zeros((height, width))
     for row in range(height):
@@ -50,7 +41,7 @@ def sample(plane, to_plane, taps, size_px):
                     u, v = column + (i + 0.5) * step, row + (j + 0.5) * step
                     x = to_plane[0, 0] * u + to_plane[0, 1] * v + to_plane[0, 2]
                     y = to_plane[1, 0] * u + to_plane[1, 1] * v + to_plane[1, 2]
-                    out[row, column] += read(plane, x, y) / taps**2
+                    out[row, column] += bilinear(plane, x, y) / taps**2
     return out
 
 

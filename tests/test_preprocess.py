@@ -8,7 +8,7 @@ import math
 import naive_crop
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamface import preprocess
@@ -39,7 +39,7 @@ def crop(planes, landmarks, spec):
 @settings(max_examples=60, deadline=None)
 @given(
     spec=st.sampled_from([GREY, RGB]),
-    size_px=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    size_px=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     matrix=st.sampled_from(["bt601", "bt709", "bt2020"]),
     full_range=st.booleans(),
     angle=st.floats(-3.1, 3.1),
@@ -47,6 +47,8 @@ def crop(planes, landmarks, spec):
     shift=st.tuples(st.floats(-20, 40), st.floats(-20, 40)),
     seed=st.integers(0, 9),
 )
+@example(GREY, (90, 80), "bt709", False, 0.3, 3.0, (25.0, 22.0), 0)  # wholly inside the frame
+@example(RGB, (90, 80), "bt601", True, -0.3, 2.0, (30.0, 30.0), 1)
 def test_the_kernel_does_what_its_slow_twin_does(  # noqa: PLR0917 - hypothesis fills them
     spec, size_px, matrix, full_range, angle, scale, shift, seed
 ):
@@ -57,14 +59,14 @@ def test_the_kernel_does_what_its_slow_twin_does(  # noqa: PLR0917 - hypothesis 
     landmarks = (POINTS @ turn.T + shift).astype(np.float32)
     to_luma = invert(similarity(landmarks, spec.landmarks_px))
     expected = naive_crop.crop(planes, to_luma, spec, preprocess._taps)
-    # 0.1 of 255 levels: float32 in the kernel, float64 in the twin.
-    np.testing.assert_allclose(crop(planes, landmarks, spec), expected, atol=0.1 / 60)
+    # Half of one of 255 levels: eleven bits of a share on two axes and three planes.
+    np.testing.assert_allclose(crop(planes, landmarks, spec), expected, atol=0.5 / 60)
 
 
 def test_a_picture_framed_as_the_template_comes_through_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (9, 10)).astype(np.uint8)
     out = crop(planes_from_grey(image), POINTS, GREY)
-    np.testing.assert_array_equal(out[0] * 64 + 128, image)
+    np.testing.assert_allclose(out[0] * 64 + 128, image, atol=1e-3)
 
 
 def test_limited_range_is_widened():

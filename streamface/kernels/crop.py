@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numba import njit
@@ -13,38 +13,35 @@ if TYPE_CHECKING:
     from streamface.frame import PlaneU8
 
 
-@njit(cache=True, nogil=True)
-def _clamp(value: float, high: float) -> float:
-    """Return value within 0..high; numba's min and max are slower, since they ask for NaN."""
-    return 0.0 if value < 0.0 else (high if value > high else value)  # noqa: FURB136
+_ONE: Final = 1 << 16
+"""A pixel in the fixed-point coordinates of the fast path."""
+_SHARE_BITS: Final = 11
+"""Bits of a bilinear share: 8 + 11 + 11 fit an int32, and are good to an eighth of a level."""
 
 
 @njit(cache=True, nogil=True)
-def _bilinear(plane: PlaneU8, x: float, y: float) -> np.float32:
-    """Read a plane at (x, y), pixel centres at integers."""
-    right, bottom = plane.shape[1] - 1.0, plane.shape[0] - 1.0
-    cx = np.float32(_clamp(x, right))
-    cy = np.float32(_clamp(y, bottom))
-    # Unsigned, so that numba need not ask whether an index counts from the end.
-    x0, y0 = np.uint32(cx), np.uint32(cy)
-    x1 = x0 + np.uint32(1) if x0 < right else x0
-    y1 = y0 + np.uint32(1) if y0 < bottom else y0
-    fx, fy = cx - np.float32(x0), cy - np.float32(y0)
-    p00, p01 = np.float32(plane[y0, x0]), np.float32(plane[y0, x1])
-    p10, p11 = np.float32(plane[y1, x0]), np.float32(plane[y1, x1])
-    top = p00 + fx * (p01 - p00)
-    return top + fy * (p10 + fx * (p11 - p10) - top)
+def _bilinear(plane: PlaneU8, x: float, y: float) -> float:
+    """Read a plane at (x, y), pixel centres at integers, borders replicated."""
+    height, width = plane.shape
+    x = min(max(x, 0.0), width - 1.0)
+    y = min(max(y, 0.0), height - 1.0)
+    x0, y0 = int(x), int(y)
+    x1, y1 = min(x0 + 1, width - 1), min(y0 + 1, height - 1)
+    fx, fy = x - x0, y - y0
+    top = (1 - fx) * plane[y0, x0] + fx * plane[y0, x1]
+    bottom = (1 - fx) * plane[y1, x0] + fx * plane[y1, x1]
+    return float((1 - fy) * top + fy * bottom)
 
 
 @njit(cache=True, nogil=True)
-def _interpolate(
+def _sample_anywhere(
     plane: PlaneU8, to_plane: NDArray[np.float64], taps: int, out: NDArray[np.float32]
 ) -> None:
-    """Fill out (h, w) with means of taps x taps bilinear samples a pixel, borders replicated."""
+    """Do what _sample says, wherever the crop lies."""
     step = 1.0 / taps
     for row in range(out.shape[0]):
         for column in range(out.shape[1]):
-            total = np.float32(0)
+            total = 0.0
             for j in range(taps):
                 v = row + (j + 0.5) * step
                 for i in range(taps):
@@ -52,44 +49,65 @@ def _interpolate(
                     x = to_plane[0, 0] * u + to_plane[0, 1] * v + to_plane[0, 2] - 0.5
                     y = to_plane[1, 0] * u + to_plane[1, 1] * v + to_plane[1, 2] - 0.5
                     total += _bilinear(plane, x, y)
-            out[row, column] = total * np.float32(step * step)
+            out[row, column] = total * (step * step)
 
 
 @njit(cache=True, nogil=True)
-def _average(
+def _sample_inside(
     plane: PlaneU8, to_plane: NDArray[np.float64], taps: int, out: NDArray[np.float32]
 ) -> None:
-    """Fill out (h, w) with means of the taps x taps nearest pixels, borders replicated."""
-    right, bottom = plane.shape[1] - 1.0, plane.shape[0] - 1.0
+    """Do what _sample says for a crop that lies inside the plane: four times as fast.
+
+    Nothing is clamped, coordinates are fixed-point, and indices are unsigned, for which numba need
+    not ask whether they count from the end.
+    """
+    width = plane.shape[1]
+    pixels = plane.reshape(-1)
     step = 1.0 / taps
+    scale = np.float32(step * step / (1 << 2 * _SHARE_BITS))
+    drop = 16 - _SHARE_BITS
+    mask = (1 << _SHARE_BITS) - 1
+    x_step, y_step = round(to_plane[0, 0] * _ONE), round(to_plane[1, 0] * _ONE)
     for row in range(out.shape[0]):
-        for column in range(out.shape[1]):
-            total = np.int64(0)
-            for j in range(taps):
-                v = row + (j + 0.5) * step
-                for i in range(taps):
-                    u = column + (i + 0.5) * step
-                    x = to_plane[0, 0] * u + to_plane[0, 1] * v + to_plane[0, 2]
-                    y = to_plane[1, 0] * u + to_plane[1, 1] * v + to_plane[1, 2]
-                    nearest_x = np.int64(_clamp(x, right))
-                    nearest_y = np.int64(_clamp(y, bottom))
-                    total += plane[np.uint64(nearest_y), np.uint64(nearest_x)]
-            out[row, column] = np.float32(total) * np.float32(step * step)
+        out[row] = 0
+        for tap in range(taps * taps):
+            u, v = (tap % taps + 0.5) * step, row + (tap // taps + 0.5) * step
+            x = round((to_plane[0, 0] * u + to_plane[0, 1] * v + to_plane[0, 2] - 0.5) * _ONE)
+            y = round((to_plane[1, 0] * u + to_plane[1, 1] * v + to_plane[1, 2] - 0.5) * _ONE)
+            for column in range(out.shape[1]):
+                at = np.uint64((y >> 16) * width + (x >> 16))
+                below = at + np.uint64(width)
+                fx, fy = np.int32((x >> drop) & mask), np.int32((y >> drop) & mask)
+                p00, p01 = np.int32(pixels[at]), np.int32(pixels[at + np.uint64(1)])
+                p10, p11 = np.int32(pixels[below]), np.int32(pixels[below + np.uint64(1)])
+                top = (p00 << _SHARE_BITS) + fx * (p01 - p00)
+                bottom = (p10 << _SHARE_BITS) + fx * (p11 - p10)
+                value = (top << _SHARE_BITS) + fy * (bottom - top)
+                out[row, column] += np.float32(value) * scale
+                x += x_step
+                y += y_step
 
 
 @njit(cache=True, nogil=True)
 def _sample(
     plane: PlaneU8, to_plane: NDArray[np.float64], taps: int, out: NDArray[np.float32]
 ) -> None:
-    """Fill out (h, w) float32, 0..255, from a plane; to_plane (2, 3) maps crop to plane pixels.
+    """Fill out (h, w) with means of taps x taps bilinear samples a pixel, borders replicated.
 
-    From three taps on the samples of one pixel lie about a plane pixel apart and nine or more are
-    averaged: reading the nearest pixel is then as good as interpolating, and three times as fast.
+    to_plane: (2, 3), pixels of the crop to pixels of the plane. Values are 0..255.
     """
-    if taps < 3:
-        _interpolate(plane, to_plane, taps, out)
+    # The crop's corners bound all samples. 1 and 3 leave room for the neighbours and for rounding.
+    inside = True
+    for corner in range(4):
+        u, v = (corner % 2) * out.shape[1], (corner // 2) * out.shape[0]
+        x = to_plane[0, 0] * u + to_plane[0, 1] * v + to_plane[0, 2]
+        y = to_plane[1, 0] * u + to_plane[1, 1] * v + to_plane[1, 2]
+        if not (1 < x < plane.shape[1] - 3 and 1 < y < plane.shape[0] - 3):
+            inside = False
+    if inside:
+        _sample_inside(plane, to_plane, taps, out)
     else:
-        _average(plane, to_plane, taps, out)
+        _sample_anywhere(plane, to_plane, taps, out)
 
 
 @njit(cache=True, nogil=True)
