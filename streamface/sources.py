@@ -153,8 +153,10 @@ def open_source(
     location, arguments = _open_arguments(what, platform)
     if what.path is not None:
         _check_file(what.path)
+    # Titles that are not UTF-8 must not stop a run; PyAV 19 dropped the argument.
+    lenient = {"metadata_errors": "replace"} if _pyav_major() < 19 else {}
     try:
-        container = (opener or av.open)(location, mode="r", metadata_errors="replace", **arguments)
+        container = (opener or av.open)(location, mode="r", **lenient, **arguments)
     except (av.FFmpegError, OSError, ValueError) as exc:
         raise SourceError(_cannot_open(what, exc)) from exc
     is_live = what.kind == "camera" or (what.kind == "url" and _is_live(what.location, container))
@@ -163,6 +165,12 @@ def open_source(
     except BaseException:
         container.close()
         raise
+
+
+def _pyav_major() -> int:
+    import av
+
+    return int(av.__version__.split(".", 1)[0])
 
 
 def _open_arguments(what: Input, platform: str) -> tuple[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ import av
 import clips
 import numpy as np
 import pytest
+from av.sidedata.sidedata import Type as SideDataType
 
 from streamface.decode import ReadOptions
 from streamface.errors import SourceError, UsageError
@@ -371,5 +372,5 @@ def test_matrix_helper_writes_what_ffmpeg_reads(tmp_path):
     clips.set_mp4_matrix(path, 0, 1, -1, 0)
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-    side = next(bytes(s) for s in frame.side_data if s.type.name == "DISPLAYMATRIX")
-    assert struct.unpack("=9i", side[:36])[:2] == (0, 1 << 16)
+    side = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    assert struct.unpack("=9i", bytes(side)[:36])[:2] == (0, 1 << 16)
