@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from streamface.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from streamface.detect import YuNetDetector
@@ -54,7 +54,7 @@ class Result:
         return frame_record(self._frame, self.source)
 
 
-def stream(source: str | int | Path, **options: object) -> Iterator[Result]:
+def stream(source: str | int | Path, **options: object) -> Generator[Result, None, None]:
     """Process a source and yield its frames as they are ready.
 
     source: as ``--source``: a path, folder, glob, camera number, URL or "demo". options: the
@@ -71,8 +71,6 @@ def stream(source: str | int | Path, **options: object) -> Iterator[Result]:
     """
     from pathlib import Path as _Path
 
-    from streamface.app import Run
-
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(options) - known)
     if unknown:
@@ -80,17 +78,21 @@ def stream(source: str | int | Path, **options: object) -> Iterator[Result]:
     for name in ("output", "detector_model", "emotion_model", "gender_model"):
         if isinstance(options.get(name), str):
             options[name] = _Path(str(options[name]))
-    settings = Settings(source=str(source), **options)  # type: ignore[arg-type]
-    return _results(Run(settings))
+    results = _results(Settings(source=str(source), **options))  # type: ignore[arg-type]
+    # Up to its first, empty yield: what is wrong is raised here, and from now on the generator's
+    # own end (also when nobody ever iterates it) closes all that was opened.
+    next(results)
+    return results
 
 
-def _results(run: object) -> Iterator[Result]:
+def _results(settings: Settings) -> Generator[Result, None, None]:
     from streamface.app import Run
 
-    assert isinstance(run, Run)
-    with run, closing(run.frames()) as frames:
-        for frame in frames:
-            yield Result(run.playlist.inputs[frame.stream].name, frame)
+    with Run(settings) as run:
+        yield cast("Result", None)
+        with closing(run.frames()) as frames:
+            for frame in frames:
+                yield Result(run.playlist.inputs[frame.stream].name, frame)
 
 
 class Analyzer:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from streamface.decode import ReadOptions
 from streamface.encode import VideoOptions
-from streamface.errors import SourceError, UsageError
+from streamface.errors import SinkError, SourceError, StageError, StreamfaceError, UsageError
+from streamface.kernelcache import is_cold, prepare
 from streamface.pipeline import Pipeline, StageStats
 from streamface.playlist import Playlist
 from streamface.sinks import open_sink, plan_outputs
@@ -20,7 +22,7 @@ from streamface.sources import find_inputs
 from streamface.stages import Classify, FindFaces, Paint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from streamface.datasinks import DataSink
     from streamface.decode import StreamInfo
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from streamface.pipeline import PipelineStats, Stage
     from streamface.settings import Settings
     from streamface.sinks import Sink
+    from streamface.sources import Input
     from streamface.track import FaceTracker
 
 _log = logging.getLogger(__name__)
@@ -62,10 +65,12 @@ class Tally:
         """Frames written per second of wall time."""
         return self.frames / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
+    def begin(self, stream: int) -> None:
+        """Note that frames of another stream follow."""
+        self.stream, self.stream_frames = stream, 0
+
     def count(self, frame: Frame) -> None:
         """Add one written frame."""
-        if frame.stream != self.stream:
-            self.stream, self.stream_frames = frame.stream, 0
         self.frames += 1
         self.stream_frames += 1
         self.time_s = frame.time_s
@@ -98,7 +103,7 @@ class Run:
         self._orphans: list[Packet] = []
         self._sink: Sink | None = None
         self._data: list[DataSink] = []
-        self._finished = False
+        _announce_compilation(settings)
         with ExitStack() as cleanup:
             cleanup.callback(self._abort)
             self.playlist = Playlist(find_inputs(settings.source), _read_options(settings))
@@ -106,9 +111,11 @@ class Run:
             self._targets = (
                 plan_outputs(settings.output, self.playlist.inputs) if settings.output else []
             )
+            _check_targets(self.playlist.inputs, self._targets, settings)
             self._models = self._open_models(cleanup)
             self._open_data()
-            self._open_sink(self.playlist.first.info, self._first_stream())
+            self.tally.stream = next(iter(self.playlist.opened))
+            self._open_sink(self.playlist.first.info, self.tally.stream)
             self.is_live = self.playlist.first.info.is_live
             self.pipeline = self._build()
             self._writing = StageStats("write")
@@ -116,9 +123,6 @@ class Run:
             self._cleanup = cleanup.pop_all()
 
     # -- building
-
-    def _first_stream(self) -> int:
-        return next(iter(self.playlist.opened))
 
     def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
         from streamface.model import Model
@@ -162,7 +166,11 @@ class Run:
         if not self._targets:
             return
         self._sink = open_sink(self._targets[stream], info, _video_options(self.settings))
-        self.warnings += self._sink.warnings
+        self._warn(stream, self._sink.warnings)
+
+    def _warn(self, stream: int, lines: Iterable[str]) -> None:
+        name = self.playlist.inputs[stream].name
+        self.warnings += [f"{name}: {line}" for line in lines]
 
     def _build(self) -> Pipeline[Frame]:
         from streamface.classify import ClassifySettings, FaceClassifier
@@ -239,12 +247,13 @@ class Run:
         self.tally.started_s = time.monotonic()
         with self.pipeline as finished:
             for frame in finished:
-                with self._writing.timed():
+                with self._writing.timed(), _named("write", frame.index):
                     self._write(frame)
                 self._writing.frames += 1
                 self.stats.latency.add(time.monotonic() - frame.captured_s)
                 yield frame
-        self._finish()
+        with _named("write", None):
+            self._finish()
 
     def execute(self) -> None:
         """Run to the end (or to ``stop``). Raises StreamfaceError; outputs are whole or absent."""
@@ -258,10 +267,9 @@ class Run:
 
     def _write(self, frame: Frame) -> None:
         tally = self.tally
-        if tally.frames == 0:
-            tally.stream = frame.stream
         if frame.stream != tally.stream:
             self._finish_stream(tally.stream)
+            tally.begin(frame.stream)
             self._open_sink(self.playlist.opened[frame.stream].info, frame.stream)
         name = self.playlist.inputs[frame.stream].name
         for data in self._data:
@@ -275,8 +283,12 @@ class Run:
     def _finish_stream(self, stream: int) -> None:
         source = self.playlist.opened.get(stream)
         if self._sink is not None:
-            sink, self._sink = self._sink, None
-            sink.close(source.tail_packets if source is not None else ())
+            if self.tally.stream_frames:
+                self._sink.close(source.tail_packets if source is not None else ())
+            else:
+                self._sink.abort()
+            # Only now: whatever interrupts the closing, an unfinished file is still ours to remove.
+            self._sink = None
         self.playlist.release(stream)
 
     def _finish(self) -> None:
@@ -284,30 +296,76 @@ class Run:
             reasons = list(self.playlist.failures.values())
             raise SourceError(reasons[0] if reasons else "no frame was read before the stop")
         self._finish_stream(self.tally.stream)
-        while self._data:
-            self._data.pop(0).close()
+        for data in self._data:
+            data.close()
+        self._data.clear()
         self.tally.ended_s = time.monotonic()
-        self._collect_warnings()
-        self._finished = True
-
-    def _collect_warnings(self) -> None:
-        for number, lines in sorted(self.playlist.damage.items()):
-            name = self.playlist.inputs[number].name
-            self.warnings += [f"{name}: {line}" for line in lines]
+        for stream, lines in sorted(self.playlist.damage.items()):
+            self._warn(stream, lines)
 
     def _abort(self) -> None:
+        unfinished: list[DataSink | Sink] = [*self._data]
         if self._sink is not None:
-            self._sink.abort()
-            self._sink = None
-        for data in self._data:
-            data.abort()
-        self._data.clear()
+            unfinished.append(self._sink)
+        self._data, self._sink = [], None
+        with ExitStack() as aborts:
+            for each in unfinished:
+                aborts.callback(each.abort)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
+
+
+@contextmanager
+def _named(stage: str, frame: int | None) -> Iterator[None]:
+    """Let errors of the caller's thread name stage and frame, as those of the pipeline do."""
+    try:
+        yield
+    except SinkError as exc:
+        where = "" if frame is None else f" (stage '{stage}', frame {frame})"
+        raise SinkError(f"{exc}{where}") from exc
+    except StreamfaceError:
+        raise
+    except Exception as exc:
+        raise StageError(stage, frame, exc) from exc
+
+
+def _announce_compilation(settings: Settings) -> None:
+    """Say why the first run after an installation begins slowly."""
+    folder = prepare()
+    # The kernels that every such run needs; others are compiled only once a face is seen.
+    if is_cold(("shrink", "crop") if settings.tasks else ("shrink",), folder):
+        _log.info("compiling kernels for this machine; this happens once and takes some seconds")
+
+
+def _check_targets(inputs: Sequence[Input], outputs: Sequence[Path], settings: Settings) -> None:
+    """Refuse to write a file twice, over a source or, unasked, over a file. Raises UsageError."""
+    data = [(f"--save-{kind}", Path(to)) for kind, to in settings.data.items() if to != "-"]
+    sources = {_identity(each.path) for each in inputs if each.path is not None}
+    seen: dict[str, str] = {}
+    for option, target in [*(("--output", path) for path in outputs), *data]:
+        if target.exists() and not target.is_file():
+            continue  # a device or a pipe; a folder is refused when it is opened
+        final = os.path.realpath(target)
+        if final in seen:
+            raise UsageError(f"{seen[final]} and {option} would both write {target}")
+        seen[final] = option
+        if target.exists() and _identity(target) in sources:
+            raise UsageError(f"{target} is the source itself; choose another {option}")
+        if target.exists() and not settings.overwrite:
+            raise UsageError(f"{target} exists; pass --overwrite to replace it")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what two names of one file share."""
+    try:
+        status = path.stat()
+    except OSError:  # gone since it was listed; opening it will say so
+        return -1, -1
+    return status.st_dev, status.st_ino
 
 
 def open_detector(settings: Settings) -> YuNetDetector:

@@ -13,16 +13,14 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO
 
-from streamface.errors import StreamfaceError
+from streamface.errors import SourceError, StreamfaceError
 from streamface.settings import TASKS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
-
-    from streamface.app import Run
 
 _log = logging.getLogger(__name__)
 
@@ -39,18 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except StreamfaceError as exc:
-        _complain(str(exc))
-        return exc.exit_code
+        message, code = str(exc), exc.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted; unfinished files were removed")
-        return INTERRUPTED
+        message, code = "interrupted; unfinished files were removed", INTERRUPTED
     except BrokenPipeError:
         # Whoever read our stdout left; point it elsewhere so that the interpreter's exit is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except MemoryError:
-        _complain("out of memory; try a smaller --imgsz or fewer sources at once")
-        return FAILED
+        message, code = "out of memory; try fewer or smaller sources", FAILED
+    except Exception as exc:  # noqa: BLE001 - a user gets one line, whatever we overlooked
+        _log.debug("unexpected", exc_info=True)
+        message = f"unexpected {type(exc).__name__}: {exc} (--log-level debug says more)"
+        code = FAILED
+    _complain(message)
+    return code
 
 
 def _complain(message: str) -> None:
@@ -99,20 +100,20 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to read")
     group.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="s or h:mm:ss")
     group.add_argument("--end", type=_seconds, metavar="T", help="stop before this time")
-    group.add_argument("--max-frames", type=int, metavar="N")
-    group.add_argument("--vid-stride", type=int, default=1, metavar="N", help="every Nth frame")
+    group.add_argument("--max-frames", type=_whole, metavar="N")
+    group.add_argument("--vid-stride", type=_whole, default=1, metavar="N", help="every Nth frame")
     group = parser.add_argument_group("what to find")
     group.add_argument(
-        "--imgsz", type=int, default=_default("imgsz"), metavar="PX",
+        "--imgsz", type=_whole, default=_default("imgsz"), metavar="PX",
         help="longer side of the picture the detector sees (default %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--conf", type=float, default=_default("conf"), metavar="P",
         help="least detector score (default %(default)s)",
     )  # fmt: skip
-    group.add_argument("--max-faces", type=int, default=_default("max_faces"), metavar="N")
+    group.add_argument("--max-faces", type=_whole, default=_default("max_faces"), metavar="N")
     group.add_argument(
-        "--detect-every", type=int, default=_default("detect_every"), metavar="N",
+        "--detect-every", type=_whole, default=_default("detect_every"), metavar="N",
         help="detect every Nth frame, follow by optical flow between (default %(default)s)",
     )  # fmt: skip
     group.add_argument("--detector-model", type=Path, metavar="ONNX", help="another YuNet file")
@@ -122,7 +123,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--emotion-model", type=Path, metavar="CARD")
     group.add_argument("--gender-model", type=Path, metavar="CARD")
     group.add_argument(
-        "--classify-every", type=int, metavar="N",
+        "--classify-every", type=_whole, metavar="N",
         help="look at a face's emotion every Nth frame (default: about 15 times a second)",
     )  # fmt: skip
     group.add_argument(
@@ -169,11 +170,22 @@ def _words(text: str) -> tuple[str, ...]:
     return words
 
 
+def _whole(text: str) -> int:
+    """Parse an integer of a size that is safe in any arithmetic; ``Settings`` checks its range."""
+    if re.fullmatch(r"[+-]?\d{1,15}", text.strip()) is None:
+        raise argparse.ArgumentTypeError(f"'{_cut(text)}' is no whole number of at most 15 digits")
+    return int(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
 def _seconds(text: str) -> float:
     """Parse ``12.5``, ``1:02`` or ``0:01:02.5``."""
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text)
+    match = re.fullmatch(r"(?:(?:(\d{1,6}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d*)?|\.\d+)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"'{text}' is no time; write seconds or h:mm:ss")
+        raise argparse.ArgumentTypeError(f"'{_cut(text)}' is no time; write seconds or h:mm:ss")
     hours, minutes, seconds = match.groups()
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds)
 
@@ -215,25 +227,36 @@ def _run(arguments: argparse.Namespace) -> int:
     _set_up_logging("error" if arguments.quiet else arguments.log_level)
     from streamface.app import Run
 
-    with Run(settings) as run, _CtrlC(run) as ctrl_c:
-        if arguments.quiet:
-            run.execute()
-        else:
-            from streamface.console import watch
+    with _Interrupts() as interrupts, Run(settings) as run:
+        interrupts.stop = run.stop
+        try:
+            if arguments.quiet:
+                run.execute()
+            else:
+                from streamface.console import watch
 
-            watch(run, live=not arguments.no_progress)
-    if run.playlist.failures:
-        return PARTIAL
+                watch(run, live=not arguments.no_progress)
+        except SourceError:
+            if interrupts.count and not run.tally.frames:
+                raise KeyboardInterrupt from None
+            raise
     # Ctrl-C is how a live run ends; a file that was not read to its end is another matter.
-    return INTERRUPTED if ctrl_c.pressed and not run.is_live else DONE
+    if interrupts.count and not run.is_live:
+        return INTERRUPTED
+    return PARTIAL if run.playlist.failures else DONE
 
 
-class _CtrlC:
-    """First Ctrl-C (or SIGTERM): finish what is under way. Second: raise KeyboardInterrupt."""
+class _Interrupts:
+    """First Ctrl-C (or SIGTERM): finish what is under way. Second: raise KeyboardInterrupt.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.pressed = False
+    Until there is something to ``stop``, the first one raises. After one raised, more are ignored:
+    they could only keep the unfinished files from being removed.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stop: Callable[[], None] | None = None
+        self._raised = False
 
     def __enter__(self) -> Self:
         self._before = {
@@ -247,14 +270,33 @@ class _CtrlC:
             signal.signal(number, handler)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.pressed:
+        self.count += 1
+        if self._raised:
+            return
+        if self.count > 1 or self.stop is None:
+            self._raised = True
             raise KeyboardInterrupt
-        self.pressed = True
-        self._run.stop()
+        # Takes no lock: the code that was interrupted may hold any.
+        self.stop()
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at the time: while the live panel stands, that is the panel.
+
+    A line written around it would tear the panel apart.
+    """
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        """Keep nothing: the base class sets it once."""
 
 
 def _set_up_logging(level: str) -> None:
-    handler = logging.StreamHandler()
+    handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("streamface: %(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from contextlib import closing
@@ -48,7 +49,9 @@ class RateMeter:
 def watch(run: Run, *, live: bool = True) -> None:
     """Execute ``run`` with a live panel on a terminal, with log lines elsewhere; then sum up."""
     console = Console(stderr=True)
-    if live and console.is_terminal:
+    # isatty besides: FORCE_COLOR makes Rich call a log file a terminal.
+    capable = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+    if live and capable and not _shares_terminal(run):
         _watch_panel(run, console)
     else:
         _watch_log(run)
@@ -57,6 +60,11 @@ def watch(run: Run, *, live: bool = True) -> None:
     console.print(
         "\n".join(summary(run)), markup=False, highlight=False, soft_wrap=True, emoji=False
     )
+
+
+def _shares_terminal(run: Run) -> bool:
+    """Whether data lines go to the terminal where the panel would stand."""
+    return "-" in run.settings.data.values() and sys.stdout.isatty()
 
 
 def _watch_panel(run: Run, console: Console) -> None:
@@ -169,9 +177,11 @@ def summary(run: Run) -> list[str]:
     name = run.playlist.inputs[0].name
     if many > 1:
         name = f"{many - len(run.playlist.failures)} of {many} inputs"
-    lines = [f"{name}: {tally.frames} frames in {seconds:.1f} s, {tally.fps:.1f} fps"]
+    frames = _counted(tally.frames, "frame")
+    lines = [f"{name}: {frames} in {seconds:.1f} s, {tally.fps:.1f} fps"]
     mean = tally.face_frames / tally.frames if tally.frames else 0.0
-    lines.append(f"faces: {len(tally.tracks)} tracks, {mean:.2f} a frame{_label_shares(run)}")
+    tracks = _counted(len(tally.tracks), "track")
+    lines.append(f"faces: {tracks}, {mean:.2f} a frame{_label_shares(run)}")
     percentiles = ", ".join(f"p{p} {_ms(stats.latency.percentile_s(p))} ms" for p in (50, 95, 99))
     drops = ", ".join(f"{count} ({reason})" for reason, count in stats.drops.items()) or "none"
     lines.append(f"latency: {percentiles}; dropped frames: {drops}")
@@ -184,6 +194,10 @@ def summary(run: Run) -> list[str]:
         lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")
         lines += [f"  {reason}" for reason in run.playlist.failures.values()]
     return lines
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _label_shares(run: Run) -> str:

@@ -45,6 +45,21 @@ _DEFAULT_CRF: Final = {
     "libsvtav1": 32,
 }
 _DEFAULT_PRESET: Final = {"libx264": "veryfast", "libx265": "veryfast", "libsvtav1": "9"}
+_X26X_PRESETS: Final = (
+    "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo".split()
+)
+# Asked here and not of the encoder, since x264 says more on stderr than our one line.
+_PRESETS: Final = {
+    "libx264": _X26X_PRESETS,
+    "libx265": _X26X_PRESETS,
+    "libsvtav1": [str(speed) for speed in range(14)],
+    "libvpx": [str(speed) for speed in range(-16, 17)],
+    "libvpx-vp9": [str(speed) for speed in range(-8, 9)],
+}
+# What AAC can carry (ISO/IEC 14496-3, table 1.18).
+_AAC_RATES_HZ: Final = frozenset(
+    {7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +107,14 @@ def needs_even_size(codec: str) -> bool:
 
 
 def encoder_options(codec: str, options: VideoOptions) -> dict[str, str]:
-    """Return the FFmpeg options of an encoder for the asked quality and speed."""
+    """Return the FFmpeg options of an encoder for the asked quality and speed.
+
+    Raises UsageError for a preset that the encoder does not have.
+    """
+    presets = _PRESETS.get(codec)
+    if presets and options.preset is not None and options.preset not in presets:
+        first, last = presets[0], presets[-1]
+        raise UsageError(f"{codec} has no preset '{options.preset}'; use {first} to {last}")
     crf = options.crf if options.crf is not None else _DEFAULT_CRF.get(codec)
     preset = options.preset if options.preset is not None else _DEFAULT_PRESET.get(codec)
     chosen: dict[str, str] = {}
@@ -112,11 +134,16 @@ def encoder_options(codec: str, options: VideoOptions) -> dict[str, str]:
 
 
 class AudioTranscoder:
-    """Re-encodes one audio stream for a container that cannot carry its codec."""
+    """Re-encodes one audio stream for a container that cannot carry its codec.
+
+    Decodes with the source stream's own decoder, so the source must stay open until the end.
+    """
 
     def __init__(self, container: OutputContainer, source: av.AudioStream, codec: str) -> None:
         context = source.codec_context
-        rate = 48_000 if codec == "libopus" else context.sample_rate
+        self._decoder = context
+        fits = codec != "libopus" and context.sample_rate in _AAC_RATES_HZ
+        rate = context.sample_rate if fits else 48_000
         stream: Any = container.add_stream(codec, rate=rate)
         stream.codec_context.layout = "mono" if context.layout.nb_channels == 1 else "stereo"
         stream.codec_context.open()
@@ -130,7 +157,10 @@ class AudioTranscoder:
 
     def packets(self, packet: Packet | None) -> Iterator[Packet]:
         """Yield the re-encoded packets that one source packet (None: the end) completes."""
-        frames: list[Any] = [None] if packet is None else list(packet.decode())
+        # The decoder goes first at the end, too: some hold frames back.
+        frames: list[Any] = list(self._decoder.decode(packet))
+        if packet is None:
+            frames.append(None)
         for frame in frames:
             for resampled in self._resampler.resample(frame):
                 yield from self._stream.encode(resampled)

@@ -87,15 +87,15 @@ class Playlist:
                 yield frame
         except SourceError as exc:
             self._fail(number, exc)
-        self.damage[number] = source.damage.lines()
         if not any_frame and number not in self.failures:
             name = self.inputs[number].name
             self._fail(number, SourceError(f"{name} has no frame in the chosen time range"))
 
     def release(self, number: int) -> None:
-        """Close one source, once its last frame is written."""
+        """Close one source, once its last frame is written, and keep what went wrong with it."""
         source = self.opened.pop(number, None)
         if source is not None:
+            self.damage[number] = source.damage.lines()
             source.close()
 
     def close(self) -> None:

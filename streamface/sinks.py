@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -25,14 +26,18 @@ if TYPE_CHECKING:
     from fractions import Fraction
     from pathlib import Path
 
+    from av.container import OutputContainer
+
     from streamface.decode import StreamInfo
     from streamface.frame import Frame, Packet
     from streamface.sources import Input
 
 _log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-_JPEG_QUALITY: Final = 95
+_IMAGE_FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+IMAGE_SUFFIXES: Final = frozenset(_IMAGE_FORMATS)
+# Of JPEG and WebP; PNG loses nothing.
+_IMAGE_QUALITY: Final = 95
 _MUXER_OPTIONS: Final = {
     # The index goes to the front, so that a browser plays the file while it loads.
     ".mp4": {"movflags": "+faststart"},
@@ -74,15 +79,12 @@ class VideoSink:
         self._info = info
         codec = choose_codec(target.suffix, options)
         self._even = needs_even_size(codec)
+        settings = encoder_options(codec, options)
         self._file = AtomicPath(target, overwrite=options.overwrite)
         try:
-            self._container = av.open(
-                str(self._file.temporary),
-                "w",
-                options=_MUXER_OPTIONS.get(target.suffix.lower(), {}),
-            )
+            self._container = self._open_container()
             try:
-                self._open_streams(codec, options)
+                self._open_streams(codec, settings, audio=options.audio)
             except BaseException:
                 self._close_quietly()
                 raise
@@ -92,27 +94,38 @@ class VideoSink:
                 raise sink_error(target, exc) from exc
             raise
 
-    def _open_streams(self, codec: str, options: VideoOptions) -> None:
+    def _open_container(self) -> OutputContainer:
+        suffix = self._file.target.suffix.lower()
+        options = _MUXER_OPTIONS.get(suffix, {})
+        try:
+            return av.open(str(self._file.temporary), "w", options=options)
+        except ValueError as exc:
+            if isinstance(exc, av.FFmpegError):
+                raise
+            known = " ".join(VIDEO_SUFFIX_CODECS)
+            raise UsageError(f"cannot write a {suffix} video; use one of {known}") from exc
+
+    def _open_streams(self, codec: str, settings: dict[str, str], *, audio: bool) -> None:
         container, info = self._container, self._info
         known = container.supported_codecs
         if known and av.Codec(codec, "w").canonical_name not in known:
             suffix = self._file.target.suffix
             raise UsageError(f"a {suffix} file cannot carry {codec}; choose another --codec")
         container.metadata.update(info.metadata)
-        self._stream = self._add_video(codec, options)
+        self._stream = self._add_video(codec, settings)
         self._copies: dict[int, Any] = {}
         self._transcoders: dict[int, AudioTranscoder] = {}
-        for source in info.copied if options.audio else ():
+        for source in info.copied if audio else ():
             self._add_copied(source, known)
         if info.chapters:
             container.set_chapters(list(info.chapters))
 
-    def _add_video(self, codec: str, options: VideoOptions) -> av.VideoStream:
+    def _add_video(self, codec: str, settings: dict[str, str]) -> av.VideoStream:
         info = self._info
         width, height = info.size_px
-        stream: Any = self._container.add_stream(
-            codec, rate=info.rate, options=encoder_options(codec, options)
-        )
+        # SVT-AV1 describes itself on stderr, unless told to name errors only.
+        os.environ.setdefault("SVT_LOG", "1")
+        stream: Any = self._container.add_stream(codec, rate=info.rate, options=settings)
         stream.width = width + width % 2 if self._even else width
         stream.height = height + height % 2 if self._even else height
         stream.pix_fmt = "yuv420p"
@@ -125,8 +138,15 @@ class VideoSink:
         context.color_range = info.tags.range
         context.color_primaries = info.tags.primaries
         context.color_trc = info.tags.transfer
-        # Opened now, so that a wrong preset is an error before the first frame, not after it.
-        context.open()
+        # Opened now, so that a wrong setting is an error before the first frame, not after it.
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError) as exc:
+            given = ", ".join(f"{key} {value}" for key, value in settings.items())
+            raise UsageError(
+                f"the encoder {codec} refuses a {stream.width}x{stream.height} yuv420p video "
+                f"with {given or 'its own settings'}; choose another --codec, --crf or --preset"
+            ) from exc
         opened: av.VideoStream = stream
         return opened
 
@@ -137,6 +157,9 @@ class VideoSink:
             self._copies[source.index] = self._container.add_stream_from_template(source)
         elif source.type == "audio":
             codec = "libopus" if suffix.lower() == ".webm" else "aac"
+            if known and codec not in known and av.Codec(codec, "w").canonical_name not in known:
+                self.warnings.append(f"a {suffix} file cannot carry sound; left out")
+                return
             self._transcoders[source.index] = AudioTranscoder(self._container, source, codec)
             self.warnings.append(
                 f"a {suffix} file cannot carry {name} audio; re-encoded as {codec}"
@@ -213,28 +236,27 @@ class VideoSink:
 
 
 class ImageSink:
-    """Writes one picture as JPEG, PNG or WebP."""
+    """Writes one picture as JPEG, PNG or WebP. Raises UsageError for a source that has more."""
 
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, info: StreamInfo, *, overwrite: bool) -> None:
         self.warnings: list[str] = []
         self._written = False
+        if info.is_live or (info.frames or 1) > 1:
+            raise UsageError(f"{target} holds one picture; write a video as .mp4, .mkv or .webm")
         self._file = AtomicPath(target, overwrite=overwrite)
 
     def write(self, frame: Frame) -> None:
         """Encode the frame. Raises SinkError on a second one: a picture holds just one."""
-        import cv2  # noqa: PLC0415 - not needed for video
+        from PIL import Image
 
         target = self._file.target
         if self._written:
             raise SinkError(f"{target} holds one picture, but the source has more; use .mp4")
-        quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        bgr = frame.planes.to_rgb()[..., ::-1]
-        done, data = cv2.imencode(target.suffix.lower(), bgr.copy(), quality)
-        if not done:
-            raise SinkError(f"cannot write {target}: OpenCV could not encode the picture")
+        kind = _IMAGE_FORMATS[target.suffix.lower()]
         try:
-            self._file.temporary.write_bytes(data.tobytes())
-        except OSError as exc:
+            picture = Image.fromarray(frame.planes.to_rgb())
+            picture.save(self._file.temporary, kind, quality=_IMAGE_QUALITY)
+        except (OSError, ValueError) as exc:  # WebP ends at 16383 pixels a side, JPEG at 65500
             raise sink_error(target, exc) from exc
         self._written = True
 
@@ -253,11 +275,12 @@ class ImageSink:
 def plan_outputs(output: Path, inputs: Sequence[Input]) -> list[Path]:
     """Return the file each input is written to, in order, before anything is opened.
 
-    One input and an ``output`` that is no folder: that file. Else ``output`` is the folder, with
-    the inputs' own names; formats that cannot be written become .mp4 (video) or .png (image).
-    Raises UsageError where two inputs would get one name or an output is its own input.
+    One input and an ``output`` with an extension: that file. Several inputs, or an ``output``
+    that is a folder or has no extension: a folder (made if need be) with files of the inputs' own
+    names; formats that cannot be written become .mp4 (video) or .png (image). Raises UsageError
+    where two inputs would get one name or an output is its own input.
     """
-    folder = output.is_dir() or len(inputs) > 1 or str(output).endswith(("/", "\\"))
+    folder = output.is_dir() or len(inputs) > 1 or not (output.suffix or output.exists())
     targets = [output / _output_name(each) for each in inputs] if folder else [output]
     seen: dict[Path, Input] = {}
     for each, target in zip(inputs, targets, strict=True):
@@ -269,7 +292,7 @@ def plan_outputs(output: Path, inputs: Sequence[Input]) -> list[Path]:
     if folder and not output.is_dir():
         if output.suffix.lower() in VIDEO_SUFFIX_CODECS.keys() | IMAGE_SUFFIXES:
             raise UsageError(
-                f"{len(inputs)} inputs need a folder as --output, and {output} looks like a file"
+                f"{len(inputs)} inputs need a folder as --output, but {output} is named like a file"
             )
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -279,7 +302,7 @@ def plan_outputs(output: Path, inputs: Sequence[Input]) -> list[Path]:
 
 
 def _output_name(each: Input) -> str:
-    from streamface.sources import IMAGE_SUFFIXES as READABLE_IMAGES  # noqa: PLC0415
+    from streamface.sources import IMAGE_SUFFIXES as READABLE_IMAGES
 
     if each.path is None:
         return "".join(c if c.isalnum() else "_" for c in each.name).strip("_") + ".mp4"
@@ -292,5 +315,5 @@ def _output_name(each: Input) -> str:
 def open_sink(target: Path, info: StreamInfo, options: VideoOptions) -> Sink:
     """Open the sink that ``target``'s extension asks for. Raises UsageError, SinkError."""
     if target.suffix.lower() in IMAGE_SUFFIXES:
-        return ImageSink(target, overwrite=options.overwrite)
+        return ImageSink(target, info, overwrite=options.overwrite)
     return VideoSink(target, info, options)
