@@ -23,6 +23,7 @@ from streamface.pixels import to_av
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from collections.abc import Set as AbstractSet
     from fractions import Fraction
     from pathlib import Path
 
@@ -38,6 +39,13 @@ _IMAGE_FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp"
 IMAGE_SUFFIXES: Final = frozenset(_IMAGE_FORMATS)
 # Of JPEG and WebP; PNG loses nothing.
 _IMAGE_QUALITY: Final = 95
+# FFmpeg's MPEG-TS muxer has no list of codecs that could be asked; this is what players read.
+_MPEGTS_CODECS: Final = frozenset(
+    "h264 hevc mpeg1video mpeg2video mpeg4 aac ac3 eac3 mp2 mp3 opus dts dvb_subtitle".split()
+)
+# Matroska writes the stream's own pixel aspect ratio, which PyAV cannot set; these codecs have no
+# room for it in their bit stream, as H.264 and H.265 do.
+_SQUARE_IN_MATROSKA: Final = frozenset({"libvpx", "libvpx-vp9", "libsvtav1", "libaom-av1", "ffv1"})
 _MUXER_OPTIONS: Final = {
     # The index goes to the front, so that a browser plays the file while it loads.
     ".mp4": {"movflags": "+faststart"},
@@ -107,7 +115,7 @@ class VideoSink:
 
     def _open_streams(self, codec: str, settings: dict[str, str], *, audio: bool) -> None:
         container, info = self._container, self._info
-        known = container.supported_codecs
+        known = _MPEGTS_CODECS if container.format.name == "mpegts" else container.supported_codecs
         if known and av.Codec(codec, "w").canonical_name not in known:
             suffix = self._file.target.suffix
             raise UsageError(f"a {suffix} file cannot carry {codec}; choose another --codec")
@@ -147,17 +155,23 @@ class VideoSink:
                 f"the encoder {codec} refuses a {stream.width}x{stream.height} yuv420p video "
                 f"with {given or 'its own settings'}; choose another --codec, --crf or --preset"
             ) from exc
+        matroska = {"matroska", "webm"} & set(self._container.format.name.split(","))
+        if info.sample_aspect != 1 and matroska and codec in _SQUARE_IN_MATROSKA:
+            self.warnings.append(
+                f"the pixels of the source are {info.sample_aspect} as wide as high, which a "
+                f"{self._file.target.suffix} file of {codec} cannot say; an .mp4 can"
+            )
         opened: av.VideoStream = stream
         return opened
 
-    def _add_copied(self, source: Any, known: set[str]) -> None:
+    def _add_copied(self, source: Any, known: AbstractSet[str]) -> None:
         name = source.codec_context.codec.canonical_name
         suffix = self._file.target.suffix
         if not known or name in known:
             self._copies[source.index] = self._container.add_stream_from_template(source)
         elif source.type == "audio":
             codec = "libopus" if suffix.lower() == ".webm" else "aac"
-            if known and codec not in known and av.Codec(codec, "w").canonical_name not in known:
+            if known and av.Codec(codec, "w").canonical_name not in known:
                 self.warnings.append(f"a {suffix} file cannot carry sound; left out")
                 return
             self._transcoders[source.index] = AudioTranscoder(self._container, source, codec)
