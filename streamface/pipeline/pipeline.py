@@ -56,7 +56,7 @@ class Pipeline(Generic[T]):
         stages: Sequence[Stage[T]],
         *,
         number: Callable[[T], int],
-        capacity: int = 2,
+        capacity: int = 1,
         newest_wins: bool = False,
         on_drop: Callable[[T], None] | None = None,
     ) -> None:
