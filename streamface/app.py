@@ -146,21 +146,29 @@ class Run:
             models=self.model_hashes(),
             options=_options_for_header(self.settings),
         )
-        classes: dict[str, type[DataSink]] = {
-            "jsonl": datasinks.JsonlSink,
-            "csv": datasinks.CsvSink,
-            "parquet": datasinks.ParquetSink,
-            "vtt": datasinks.VttSink,
-        }
+        overwrite = self.settings.overwrite
         for kind, target in self.settings.data.items():
-            if kind not in classes:
-                raise UsageError(f"unknown kind of data '{kind}'; use {', '.join(classes)}")
             if target == "-" and kind != "jsonl":
                 raise UsageError(f"--save-{kind} cannot go to stdout; only --save-jsonl - can")
             path = None if target == "-" else Path(target)
-            self._data.append(
-                classes[kind](path, header, overwrite=self.settings.overwrite)  # type: ignore[call-arg]
-            )
+            if kind == "jsonl":
+                self._data.append(datasinks.JsonlSink(path, header, overwrite=overwrite))
+            elif kind == "csv":
+                self._data.append(datasinks.CsvSink(path, header, overwrite=overwrite))
+            elif kind == "parquet":
+                self._data.append(datasinks.ParquetSink(path, header, overwrite=overwrite))
+            elif kind == "vtt":
+                sink = datasinks.VttSink(
+                    path, header, overwrite=overwrite, shift_s=self._output_shift_s()
+                )
+                self._data.append(sink)
+            else:
+                raise UsageError(f"unknown kind of data '{kind}'; use jsonl, csv, parquet, vtt")
+
+    def _output_shift_s(self) -> float:
+        """Return how much earlier things are in the output than in the source: captions go with it."""
+        info = self.playlist.first.info
+        return float(info.shift * info.time_base) if self.settings.output else 0.0
 
     def _open_sink(self, info: StreamInfo, stream: int) -> None:
         if not self._targets:

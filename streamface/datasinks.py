@@ -287,11 +287,18 @@ class VttSink:
     A cue ends where its last frame does, says ``<v #3>happy (87 %)`` (the mean smoothed
     probability) and is held until ``close``, since cues must stand in the order of their starts.
     Time before 0 cannot be written: such cues start at 0, or are left out where they end there.
+    ``shift_s`` is taken off every time, for a track that shall go with a video cut from its source.
     """
 
     def __init__(
-        self, path: Path | None, header: Mapping[str, Json], *, overwrite: bool = False
+        self,
+        path: Path | None,
+        header: Mapping[str, Json],
+        *,
+        overwrite: bool = False,
+        shift_s: float = 0.0,
     ) -> None:
+        self._shift_s = shift_s
         self._output = _TextOutput(path, overwrite=overwrite)
         self._output.write(f"WEBVTT\n\nNOTE {header.get('schema', records.SCHEMA)}\n")
         self._timelines: dict[str, _Timeline] = {}
@@ -300,7 +307,8 @@ class VttSink:
     def write(self, frame: Frame, source: str) -> None:
         """Take one frame; ``source`` names its stream."""
         timeline = self._timelines.setdefault(source, _Timeline())
-        timeline.advance(frame.time_s)
+        now_s = frame.time_s - self._shift_s
+        timeline.advance(now_s)
         before, timeline.spans = timeline.spans, {}
         for position, face in enumerate(frame.faces):
             if face.emotion is None:
@@ -309,7 +317,7 @@ class VttSink:
             label = face.emotion.label
             span = before.get(key)
             if span is None or span.label != label:
-                span = _Span(face.track_id, label, frame.time_s)
+                span = _Span(face.track_id, label, now_s)
             else:
                 del before[key]
             span.prob_sum += _label_prob(face.emotion)

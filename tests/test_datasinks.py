@@ -102,7 +102,7 @@ def test_a_folder_that_refuses_the_file_is_a_sink_error(sink_class, tmp_path, mo
 @needs_linux
 @pytest.mark.parametrize("sink_class", SINKS)
 def test_a_full_disk_is_a_sink_error(sink_class):
-    with pytest.raises(SinkError, match="/dev/full: No space left on device"):  # noqa: PT012
+    with pytest.raises(SinkError, match="/dev/full: No space left on device"):
         sink = sink_class(Path("/dev/full"), HEADER)
         write_all(sink, frames_with_one_face(400))
 
@@ -240,8 +240,8 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
 # WebVTT.
 
 
-def cues(tmp_path, frames, *more_sources):
-    sink = VttSink(tmp_path / "a.vtt", HEADER)
+def cues(tmp_path, frames, *more_sources, **options):
+    sink = VttSink(tmp_path / "a.vtt", HEADER, **options)
     for number, source_frames in enumerate((frames, *more_sources)):
         for frame in source_frames:
             sink.write(frame, f"source {number}")
@@ -255,6 +255,12 @@ def cues(tmp_path, frames, *more_sources):
 def test_a_label_that_stays_is_one_cue_up_to_its_last_frames_end(tmp_path):
     frames = frames_with_one_face(3)
     assert cues(tmp_path, frames) == [("00:00:00.000 --> 00:00:00.100", "<v #1>happy (87 %)")]
+
+
+def test_captions_go_with_a_video_that_was_cut_from_its_source(tmp_path):
+    """With --start the output begins at 0, and so do its captions."""
+    frames = frames_with_one_face(6)[3:]
+    assert cues(tmp_path, frames, shift_s=0.1)[0][0] == "00:00:00.000 --> 00:00:00.100"
 
 
 def test_a_cue_says_the_mean_probability(tmp_path):
