@@ -105,9 +105,9 @@ class YuNetDetector:
         if imgsz < 32:
             raise ValueError(f"imgsz must be at least 32 px, not {imgsz}")
         # These cost start-up time that `import streamface` must not pay.
-        import cv2  # noqa: PLC0415
+        import cv2
 
-        from streamface.kernels.shrink import Shrinker  # noqa: PLC0415
+        from streamface.kernels.shrink import Shrinker
 
         cv2.setNumThreads(1)
         self.imgsz = imgsz
@@ -192,7 +192,7 @@ def _merge(fine: Rows, coarse: Rows) -> Rows:
 
 def _open(model: Path, content: bytes, conf: float) -> cv2.FaceDetectorYN:
     """Load the model from memory, so that any path works, and run it on a black picture."""
-    import cv2  # noqa: PLC0415 - see YuNetDetector
+    import cv2
 
     try:
         with _silent_log():
@@ -221,7 +221,7 @@ def _silent_log() -> Iterator[None]:
     See opencv/opencv#29457. Errors are raised as well as logged, so none is lost. Older releases
     cannot be told from Python, and have no such warning.
     """
-    import cv2  # noqa: PLC0415 - see YuNetDetector
+    import cv2
 
     log = getattr(cv2.utils, "logging", None)
     if log is None:

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
-# Residuals are weighed by Tukey's biweight, 95 % efficient at 4.685 robust standard deviations.
-_TUKEY = 4.685
-_MAD_TO_SIGMA = 1.4826
-
 
 def area(box: Box) -> float:
     """Return the area of a box; 0 if it is empty or inside out."""
@@ -81,35 +77,6 @@ def box_around(centre_x: float, centre_y: float, width: float, height: float) ->
         centre_x + width / 2,
         centre_y + height / 2,
     )
-
-
-def fit_similarity(
-    source: PointsF32, target: PointsF32, *, rounds: int = 4
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fit translation, rotation and scale that take source to target, outliers weighed down.
-
-    source, target: (K, 2), K >= 2. Returns the (2, 3) matrix and the (K,) weights, 0..1, of the
-    last of the re-weighted least-squares rounds. With all points in one place the fit is a pure
-    translation. As complex numbers a similarity is z -> a z + b, so each round is closed-form.
-    """
-    z = source[:, 0].astype(np.float64) + 1j * source[:, 1]
-    w = target[:, 0].astype(np.float64) + 1j * target[:, 1]
-    weights = np.ones(len(z))
-    # The median motion is the first guess: least squares would start from the outliers.
-    guess = z + np.median((w - z).real) + 1j * np.median((w - z).imag)
-    a, b = 1 + 0j, 0j
-    for _ in range(rounds):
-        residual = np.abs(w - guess)
-        spread = max(_MAD_TO_SIGMA * float(np.median(residual)), 1e-3)
-        weights = np.clip(1 - (residual / (_TUKEY * spread)) ** 2, 0, None) ** 2
-        total = weights.sum()
-        z_mean, w_mean = (weights @ z) / total, (weights @ w) / total
-        centred = z - z_mean
-        power = float(weights @ (centred.real**2 + centred.imag**2))
-        a = (weights @ (centred.conj() * (w - w_mean))) / power if power > 1e-9 else 1 + 0j
-        b = w_mean - a * z_mean
-        guess = a * z + b
-    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]]), weights
 
 
 def apply_similarity(matrix: NDArray[np.float64], points: PointsF32) -> PointsF32:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamface.geometry import (
-    apply_similarity,
     area,
     clip_box,
-    fit_similarity,
     iou,
     iou_matrix,
     move_box,
@@ -52,38 +48,6 @@ def test_clipped_boxes_lie_in_the_frame(box):
     x0, y0, x1, y1 = clip_box(box, (30, 20))
     assert 0 <= x0 <= x1 <= 30
     assert 0 <= y0 <= y1 <= 20
-
-
-@given(
-    st.floats(0.9, 1.1),
-    st.floats(-0.15, 0.15),
-    st.floats(-20, 20),
-    st.floats(-20, 20),
-    st.integers(0, 999),
-)
-def test_motion_between_frames_is_recovered_with_a_quarter_of_outliers(scale, angle, dx, dy, seed):
-    rng = np.random.default_rng(seed)
-    source = rng.uniform(0, 60, (16, 2)).astype(np.float32)
-    c, s = scale * math.cos(angle), scale * math.sin(angle)
-    true = np.array([[c, -s, dx], [s, c, dy]])
-    target = apply_similarity(true, source)
-    target[:4] += rng.uniform(15, 40, (4, 2))
-    matrix, weights = fit_similarity(source, target)
-    assert np.abs(apply_similarity(matrix, source) - apply_similarity(true, source)).max() < 2
-    assert weights.shape == (16,)
-
-
-def test_similarity_of_clean_points_is_exact():
-    source = np.array([[0, 0], [10, 0], [0, 10], [7, 9]], np.float32)
-    target = apply_similarity(np.array([[0, -2, 3], [2, 0, -1]]), source)
-    matrix, weights = fit_similarity(source, target)
-    assert np.allclose(matrix, [[0, -2, 3], [2, 0, -1]], atol=1e-4)
-    assert np.allclose(weights, 1, atol=1e-3)
-
-
-def test_similarity_of_coinciding_points_is_a_translation():
-    source = np.ones((3, 2), np.float32)
-    assert np.allclose(fit_similarity(source, source + 4)[0], [[1, 0, 4], [0, 1, 4]])
 
 
 def test_moved_box_keeps_its_shape():

@@ -141,7 +141,7 @@ def _pictures(
     path: Path,
 ) -> Iterator[tuple[Planes, NDArray[np.float64], NDArray[np.float64]]]:
     """Yield each picture with its faces and its ignore regions, both (N, 4) x0, y0, x1, y1."""
-    from PIL import Image  # noqa: PLC0415 - only evaluation reads stills this way
+    from PIL import Image
 
     try:
         with zipfile.ZipFile(path) as archive:

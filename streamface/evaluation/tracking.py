@@ -199,8 +199,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _score(truth_path: Path, clip: Path, tracker: FaceTracker) -> Score:
-    from streamface.decode import ReadOptions  # noqa: PLC0415 - needs the decoder's libraries
-    from streamface.sources import find_inputs, open_source  # noqa: PLC0415
+    from streamface.decode import ReadOptions
+    from streamface.sources import find_inputs, open_source
 
     scorer = ClipScorer()
     source = open_source(find_inputs(str(clip))[0], ReadOptions())
