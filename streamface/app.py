@@ -166,7 +166,7 @@ class Run:
                 raise UsageError(f"unknown kind of data '{kind}'; use jsonl, csv, parquet, vtt")
 
     def _output_shift_s(self) -> float:
-        """Return how much earlier things are in the output than in the source: captions go with it."""
+        """Return how much earlier the output is than its source; captions go with it."""
         info = self.playlist.first.info
         return float(info.shift * info.time_base) if self.settings.output else 0.0
 
