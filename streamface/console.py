@@ -95,7 +95,7 @@ def progress_line(run: Run) -> str:
     done = f"frame {tally.stream_frames}" + (f" of {total}" if total else "")
     eta_s = _eta_s(run, tally.fps)
     eta = f", {_clock(eta_s)} left" if eta_s is not None else ""
-    return f"{done}, {tally.fps:.1f} fps{eta}, {tally.faces_now} faces"
+    return f"{done}, {tally.fps:.1f} fps{eta}, {_counted(tally.faces_now, 'face')}"
 
 
 def panel(run: Run, fps: float) -> RenderableType:

