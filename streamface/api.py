@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from streamface.kernelcache import prepare
 from streamface.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from streamface.detect import YuNetDetector
     from streamface.frame import Face, Frame, ImageU8
@@ -69,20 +70,25 @@ def stream(source: str | int | Path, **options: object) -> Generator[Result, Non
     ...     for face in result.faces:
     ...         print(result.time_s, face.track_id, face.emotion.label)
     """
-    from pathlib import Path as _Path
-
-    known = {field.name for field in fields(Settings)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise TypeError(f"unknown option '{unknown[0]}'; known: {', '.join(sorted(known))}")
-    for name in ("output", "detector_model", "emotion_model", "gender_model"):
-        if isinstance(options.get(name), str):
-            options[name] = _Path(str(options[name]))
-    results = _results(Settings(source=str(source), **options))  # type: ignore[arg-type]
+    results = _results(_settings(str(source), options))
     # Up to its first, empty yield: what is wrong is raised here, and from now on the generator's
     # own end (also when nobody ever iterates it) closes all that was opened.
     next(results)
     return results
+
+
+def _settings(source: str, options: dict[str, object]) -> Settings:
+    """Return the settings of keyword options. Raises TypeError for an unknown one, UsageError."""
+    known = {field.name for field in fields(Settings)} - {"source"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise TypeError(f"unknown option '{unknown[0]}'; known: {', '.join(sorted(known))}")
+    paths = {
+        name: Path(value)
+        for name in ("output", "detector_model", "emotion_model", "gender_model")
+        if isinstance(value := options.get(name), str)
+    }
+    return Settings(source=source, **(options | paths))  # type: ignore[arg-type]
 
 
 def _results(settings: Settings) -> Generator[Result, None, None]:
@@ -106,7 +112,8 @@ class Analyzer:
         from streamface.app import open_detector
         from streamface.model import Model
 
-        settings = Settings(source="-", **options)  # type: ignore[arg-type]
+        prepare()
+        settings = _settings("-", options)
         self._detector: YuNetDetector = open_detector(settings)
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
         self._models: dict[str, Model] = {

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamface.errors import StreamfaceError
+from streamface.kernelcache import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,7 @@ SHIPPED = ("emotion", "gender")
 
 def print_report() -> bool:
     """Print versions, runtimes and models; return whether everything needed works."""
+    prepare()
     console = Console()
     console.print(f"Python {sys.version.split()[0]} on {platform.platform()}, {_cpus()}")
     table = Table("package", "version", box=None)
@@ -64,6 +66,7 @@ def print_models() -> None:
     """Print each shipped model with its hash and what its card says. Raises ModelError."""
     from streamface.model import Model
 
+    prepare()
     console = Console(soft_wrap=True)
     console.print(next(iter(_detector_lines())), highlight=False)
     for name in SHIPPED:

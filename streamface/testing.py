@@ -27,7 +27,7 @@ def face(box_px: tuple[float, float, float, float] = FACE_PX, score: float = 0.9
     """Return a detected face whose landmarks sit in the box as a frontal face's do."""
     x0, y0, x1, y1 = box_px
     places = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)], np.float32)
-    landmarks = places * np.float32([x1 - x0, y1 - y0]) + np.float32([x0, y0])
+    landmarks = places * np.array([x1 - x0, y1 - y0], np.float32) + np.array([x0, y0], np.float32)
     return Face(box_px, landmarks, score)
 
 
