@@ -109,10 +109,10 @@ class FaceTracker:
             self.stats.cuts += 1
             self._tracker.end_all()
         first = self._size_px is None or cut
-        lost = self._follow(planes, time_s)
+        urgent = self._follow(planes, time_s)
         self._size_px, self._time_s = planes.size_px, time_s
         self._since_detection += 1
-        if first or self._is_due(time_s, lost=lost):
+        if first or self._is_due(time_s, urgent=urgent):
             self._detect(planes, time_s, full=first)
         else:
             self.stats.flowed += 1
@@ -129,9 +129,9 @@ class FaceTracker:
             self._step_s = step_s
         return self._time_s + self._step_s
 
-    def _is_due(self, time_s: float, *, lost: bool) -> bool:
+    def _is_due(self, time_s: float, *, urgent: bool) -> bool:
         frames, seconds = self._since_detection, time_s - self._detected_s
-        if lost and frames >= self.detect_every // 2:
+        if urgent and frames >= self.detect_every // 2:
             return True
         if frames < self.detect_every and seconds < MOST_GAP_S:
             return False
@@ -141,7 +141,7 @@ class FaceTracker:
         return self.detect_every == 1 or self._shots.has_stirred(known)
 
     def _follow(self, planes: Planes, time_s: float) -> bool:
-        """Move every followed track into this frame; return whether one was lost."""
+        """Move every followed track into this frame; return whether one asks for a search soon."""
         gap = time_s - self._time_s
         for track in self._tracker.tracks:
             if not track.visible:
@@ -154,7 +154,7 @@ class FaceTracker:
                 track.hold(shift)
                 continue
             track.move(step, time_s)
-        return any(track.held for track in self._tracker.tracks)
+        return any(t.held or (t.visible and t.weak and t.hits < 2) for t in self._tracker.tracks)
 
     def _detect(self, planes: Planes, time_s: float, *, full: bool) -> None:
         whole = self._detector.imgsz

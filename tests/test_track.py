@@ -101,6 +101,24 @@ def test_a_face_seen_once_and_not_confirmed_is_no_longer_reported():
     assert not tracker.tracks[0].visible
 
 
+def test_a_face_of_low_score_is_no_longer_reported_once_missed():
+    tracker = Tracker()
+    for k in range(5):
+        tracker.update([face(100, score=0.65)], k / 10)[0].patch = object()
+    tracker.update([], 0.5)
+    assert not tracker.tracks[0].visible
+
+
+def test_a_face_of_high_score_may_be_missed_for_a_while():
+    tracker = Tracker()
+    for k in range(5):
+        tracker.update([face(100)], k / 10)[0].patch = object()
+    tracker.update([], 0.5)
+    assert tracker.tracks[0].visible
+    tracker.update([], 1.2)
+    assert not tracker.tracks[0].visible
+
+
 def test_a_face_that_the_search_was_too_coarse_for_is_not_doubted():
     tracker = Tracker()
     tracker.tracks = tracker.update([face(100, side=20)], 0.0)
@@ -236,6 +254,16 @@ def test_a_still_scene_is_searched_less_often():
     for k in range(4 * CALM_FACTOR * 2 + 1):
         stage.show(k / 60)
     assert stage.tracker.stats.detections == 3
+
+
+def test_a_doubtful_face_is_looked_at_again_soon():
+    stage = Stage(detect_every=8)
+    sure = stage.detector.detect
+    stage.detector.detect = lambda *args, **kw: tuple(
+        Face(f.box_px, f.landmarks_px, 0.62) for f in sure(*args, **kw)
+    )
+    how = [stage.show(k / 60)[0].covered_by for k in range(6)]
+    assert how == ["detection"] + ["tracking"] * 3 + ["detection", "tracking"]
 
 
 def test_slow_cameras_are_searched_by_time_not_by_frames():
