@@ -27,7 +27,7 @@ class Settings:
     conf: float = 0.6
     """Least detector score, 0..1."""
     max_faces: int = 100
-    detect_every: int = 5
+    detect_every: int = 4
     """Frames between two detections; between them faces move by optical flow."""
     detector_model: Path | None = None
     # Reading faces
