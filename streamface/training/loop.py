@@ -31,11 +31,11 @@ class TrainConfig:
     epochs: int
     seed: int = 1
     batch_size: int = 128
-    peak_rate: float = 0.15
+    peak_rate: float = 0.08
     warmup_frac: float = 0.15
     momentum: float = 0.9
-    weight_decay: float = 5e-4
-    mixup_prob: float = 0.25
+    weight_decay: float = 1e-4  # 5e-4 held the training accuracy down to that of validation
+    mixup_prob: float = 0.1
     mixup_alpha: float = 0.2
     align_prob: float = 0.4  # where a picture has a second, aligned map
     ema_decay: float = 0.998  # about the last five hundred steps
