@@ -104,7 +104,7 @@ def panel(run: Run, fps: float) -> RenderableType:
     tally, info = run.tally, run.info
     width, height = info.size_px
     title = Text.assemble(
-        ("streamface ", "bold"), (_shortened(info.name, 48), "cyan"), f" {width}x{height}"
+        ("streamface ", "bold"), (_shortened(info.name, 40), "cyan"), f" {width}x{height}"
     )
     many = len(run.playlist.inputs)
     if many > 1:
@@ -116,40 +116,53 @@ def panel(run: Run, fps: float) -> RenderableType:
 def _progress(run: Run, fps: float) -> RenderableType:
     tally, total = run.tally, run.info.frames
     grid = Table.grid(padding=(0, 1), expand=True)
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     if total:
         # The estimate of a broken file may be too low; the bar must not say 103 %.
         done = min(1.0, tally.stream_frames / total)
         eta_s = _eta_s(run, fps)
-        left = f"{_clock(eta_s)} left" if eta_s is not None else ""
-        text = f"{done:4.0%}  {tally.stream_frames}/{total}  {left}"
+        left = f"  {_clock(eta_s)} left" if eta_s is not None else ""
+        if left and len(run.playlist.inputs) > 1:
+            left += " here"
+        text = f"{done:4.0%}  {tally.stream_frames}/{total}{left}"
         grid.add_row(ProgressBar(total=1.0, completed=done), Text(text))
     else:
-        grid.add_row(Text(f"live for {_clock(tally.elapsed_s)}"), Text(f"frame {tally.frames}"))
+        # Some files do not say how long they are, and a live source cannot.
+        what = "live for" if run.info.is_live else "running for"
+        grid.add_row(
+            Text(f"{what} {_clock(tally.elapsed_s)}"), Text(f"frame {tally.stream_frames}")
+        )
     return grid
 
 
 def _numbers(run: Run, fps: float) -> RenderableType:
     tally, latency = run.tally, run.stats.latency
     percentiles = " / ".join(_ms(latency.percentile_s(p)) for p in (50, 95, 99))
-    ids = len(tally.tracks)
-    drops = ", ".join(f"{count} {reason}" for reason, count in run.stats.drops.items()) or "none"
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row(
-        Text.assemble(("fps ", "dim"), (f"{fps:.1f}", "bold green")),
-        Text.assemble(("faces ", "dim"), (f"{tally.faces_now}", "bold"), f" ({ids} ids)"),
-        Text.assemble(("latency p50/p95/p99 ", "dim"), (percentiles, "bold"), " ms"),
-        Text.assemble(("drops ", "dim"), (drops, "bold" if drops == "none" else "bold red")),
+    # A copy: the reading thread may count a new reason meanwhile.
+    drops = ", ".join(f"{count} {reason}" for reason, count in dict(run.stats.drops).items())
+    lines = (
+        Text.assemble(
+            ("fps ", "dim"),
+            (f"{fps:.1f}", "bold green"),
+            ("   faces ", "dim"),
+            (f"{tally.faces_now}", "bold"),
+            f" ({_counted(len(tally.tracks), 'track')})",
+            ("   drops ", "dim"),
+            (drops or "none", "bold red" if drops else "bold"),
+        ),
+        Text.assemble(("latency p50 / p95 / p99 ", "dim"), (percentiles, "bold"), " ms"),
     )
-    return grid
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*lines)
 
 
 def _stages(run: Run) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("stage")
-    table.add_column("busy", justify="right")
-    table.add_column("ms/frame", justify="right")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("busy", justify="right", no_wrap=True)
+    table.add_column("ms/frame", justify="right", no_wrap=True)
     table.add_column("queue", no_wrap=True)
     for stage in run.stats.stages:
         share = busy_share(stage, run.tally.elapsed_s)
