@@ -154,7 +154,7 @@ def open_source(
     if what.path is not None:
         _check_file(what.path)
     # Titles that are not UTF-8 must not stop a run; PyAV 19 dropped the argument.
-    lenient = {"metadata_errors": "replace"} if _pyav_major() < 19 else {}
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if _pyav_major() < 19 else {}
     try:
         container = (opener or av.open)(location, mode="r", **lenient, **arguments)
     except (av.FFmpegError, OSError, ValueError) as exc:

@@ -101,19 +101,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--conf", type=float, help="least detection score (default: the detector's)"
     )
     parser.add_argument("--detector-model", type=Path, help="a YuNet file other than the official")
+    parser.add_argument(
+        "--split", default="all", help="only pictures with this in their path (default: all)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     """Score args.data, a zip with annotations.json and pictures, at every size of args.imgsz.
 
-    Raises UsageError if it is not such a zip.
+    The figures at the top are those of the detector's default size (of the first size if that is
+    not among them). Raises UsageError if it is not such a zip.
     """
     options = {} if args.conf is None else {"conf": args.conf}
     detector = YuNetDetector(find_model(args.detector_model), max_faces=1000, **options)
     scores = {(size, px): Score() for size in args.imgsz for px in LEAST_SIDES_PX}
     times_ms: dict[int, list[float]] = {size: [] for size in args.imgsz}
     pictures = 0
-    for planes, truth, ignored in _pictures(Path(args.data)):
+    for planes, truth, ignored in _pictures(Path(args.data), args.split):
         pictures += 1
         for size in args.imgsz:
             began = time.process_time()
@@ -121,31 +125,40 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             times_ms[size].append(1e3 * (time.process_time() - began))
             for px in LEAST_SIDES_PX:
                 scores[size, px].add(truth, ignored, faces, px)
-    per_size = {
-        str(size): {
-            **{f"from_{px}px": scores[size, px].summary() for px in LEAST_SIDES_PX},
-            "cpu_ms": round(float(np.median(times_ms[size])), 2),
-        }
-        for size in args.imgsz
-    }
+    if not pictures:
+        raise UsageError(f"--data {args.data} holds no picture of --split {args.split}")
+    per_size: dict[str, dict[str, object]] = {}
+    for size in args.imgsz:
+        row: dict[str, object] = {}
+        for px in LEAST_SIDES_PX:
+            found = scores[size, px].summary()
+            row |= {f"{name}_{px}px": value for name, value in found.items()}
+        per_size[str(size)] = row | {"cpu_ms": round(float(np.median(times_ms[size])), 2)}
+    shipped = per_size.get(str(detector.imgsz), per_size[str(args.imgsz[0])])
     return {
         "task": "detection",
         "iou": IOU,
         "pictures": pictures,
         "conf": detector.conf,
+        **shipped,
         "imgsz": per_size,
     }
 
 
 def _pictures(
-    path: Path,
+    path: Path, split: str
 ) -> Iterator[tuple[Planes, NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield each picture with its faces and its ignore regions, both (N, 4) x0, y0, x1, y1."""
+    """Yield each picture with its faces and its ignore regions, both (N, 4) x0, y0, x1, y1.
+
+    split: what the picture's path must hold; "all" takes every one.
+    """
     from PIL import Image
 
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in json.loads(archive.read("annotations.json")):
+                if split != "all" and split not in entry["file"]:
+                    continue
                 with Image.open(io.BytesIO(archive.read(entry["file"]))) as image:
                     rgb = np.asarray(image.convert("RGB"))
                 yield Planes.from_rgb(rgb), _corners(entry["boxes"]), _corners(entry["ignore"])

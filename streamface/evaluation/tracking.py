@@ -165,18 +165,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--conf", type=float, help="least detection score (default: the detector's)"
     )
     parser.add_argument("--detector-model", type=Path, help="a YuNet file other than the official")
+    parser.add_argument(
+        "--split", default="all", help="only clips with this in their name (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     """Score args.data, one CLIP.gt.json or a folder of them beside their clips.
 
-    Every size of args.imgsz is scored with every interval of args.detect_every. Raises UsageError
-    if there is nothing to score.
+    Every size of args.imgsz is scored with every interval of args.detect_every; the figures at the
+    top are those of the first pair (the shipped defaults if none is given), clips pooled. Raises
+    UsageError if there is nothing to score.
     """
     options = {} if args.conf is None else {"conf": args.conf}
-    clips = _clips(Path(args.data))
+    clips = _clips(Path(args.data), args.split)
     model = find_model(args.detector_model)
-    rows: list[dict[str, object]] = []
+    runs: dict[str, dict[str, object]] = {}
+    first: dict[str, object] = {}
     for imgsz, every in itertools.product(args.imgsz or [None], args.detect_every or [None]):
         size = {} if imgsz is None else {"imgsz": imgsz}
         detector = YuNetDetector(model, **options, **size)
@@ -185,17 +190,14 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         for truth_path, clip in clips:
             tracker = FaceTracker(detector, **interval)
             score = _score(truth_path, clip, tracker)
-            per_clip[clip.name] = score.summary() | {"stats": tracker.stats.summary()}
+            per_clip[clip.name] = score.summary() | tracker.stats.summary()
             total.merge(score)
-        rows.append(
-            {
-                "imgsz": detector.imgsz,
-                "detect_every": tracker.detect_every,
-                "all": total.summary(),
-                "clips": per_clip,
-            }
-        )
-    return {"task": "tracking", "iou": IOU, "least_visible": LEAST_VISIBLE, "runs": rows}
+        setting = {"imgsz": detector.imgsz, "detect_every": tracker.detect_every}
+        summary = setting | total.summary()
+        runs[f"{detector.imgsz}/{tracker.detect_every}"] = summary
+        first = first or summary | {"clips": per_clip}
+    report = {"task": "tracking", "iou": IOU, "least_visible": LEAST_VISIBLE, **first}
+    return report | {"settings": runs} if len(runs) > 1 else report
 
 
 def _score(truth_path: Path, clip: Path, tracker: FaceTracker) -> Score:
@@ -215,12 +217,14 @@ def _score(truth_path: Path, clip: Path, tracker: FaceTracker) -> Score:
     return scorer.score
 
 
-def _clips(path: Path) -> list[tuple[Path, Path]]:
-    """Return (truth, clip) pairs."""
+def _clips(path: Path, split: str) -> list[tuple[Path, Path]]:
+    """Return (truth, clip) pairs of the clips whose name holds ``split`` ("all": every one)."""
     truths = sorted(path.glob("*.gt.json")) if path.is_dir() else [path]
     pairs = []
     for truth in truths:
         stem = truth.name.removesuffix(".gt.json")
+        if split != "all" and split not in stem:
+            continue
         clip = next(
             (c for s in _VIDEO_SUFFIXES if (c := truth.with_name(stem + s)).is_file()), None
         )
@@ -228,7 +232,7 @@ def _clips(path: Path) -> list[tuple[Path, Path]]:
             raise UsageError(f"--data {truth} is not a .gt.json beside its clip")
         pairs.append((truth, clip))
     if not pairs:
-        raise UsageError(f"--data {path} holds no *.gt.json")
+        raise UsageError(f"--data {path} holds no *.gt.json (of --split {split})")
     return pairs
 
 
