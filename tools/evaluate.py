@@ -18,6 +18,7 @@ from rich.table import Table
 from streamface.errors import StreamfaceError, UsageError
 
 Report: TypeAlias = dict[str, object]
+_WIDEST_TABLE = 8
 Run: TypeAlias = Callable[[argparse.Namespace], Report]
 
 
@@ -59,11 +60,19 @@ def show(report: Report, console: Console) -> None:
 def _nested(name: str, rows: Report) -> Table:
     inner = [row for row in rows.values() if isinstance(row, dict)]
     columns = list(dict.fromkeys(key for row in inner for key in row)) or ["value"]
+    if len(columns) > max(len(rows), _WIDEST_TABLE):
+        rows, columns = _turned(rows, columns), list(rows)
     table = Table("", *columns, title=name)
     for key, row in rows.items():
         cells = [row.get(column, "") for column in columns] if isinstance(row, dict) else [row]
         table.add_row(key, *map(str, cells))
     return table
+
+
+def _turned(rows: Report, columns: list[str]) -> Report:
+    """Swap rows and columns, for what is too wide for a terminal."""
+    full = {key: row for key, row in rows.items() if isinstance(row, dict)}
+    return {column: {key: row.get(column, "") for key, row in full.items()} for column in columns}
 
 
 def main(words: list[str] | None = None) -> int:
