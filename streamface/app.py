@@ -100,6 +100,8 @@ class Run:
         self.settings = settings
         self.tally = Tally()
         self.warnings: list[str] = []
+        self.stopping = False
+        """Whether ``stop`` was called."""
         self._orphans: list[Packet] = []
         self._sink: Sink | None = None
         self._data: list[DataSink] = []
@@ -271,6 +273,7 @@ class Run:
 
     def stop(self) -> None:
         """End the source; what is under way is finished and the files closed. Signal-safe."""
+        self.stopping = True
         self.pipeline.stop()
 
     def _write(self, frame: Frame) -> None:

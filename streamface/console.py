@@ -28,6 +28,10 @@ _REFRESH_HZ: Final = 4
 _LOG_EVERY_S: Final = 10.0
 # The frame rate shown is that of the last moments, not the mean since the start.
 _RATE_WINDOW_S: Final = 3.0
+# The terminal echoes ^C where the cursor stands, at the panel's end; if that began a new line, the
+# panel's first line would stay behind.
+_ECHO_COLUMNS: Final = 5
+_WIDEST: Final = 110
 
 
 class RateMeter:
@@ -70,7 +74,11 @@ def _shares_terminal(run: Run) -> bool:
 def _watch_panel(run: Run, console: Console) -> None:
     meter = RateMeter()
     with Live(
-        get_renderable=lambda: panel(run, meter.update(time.monotonic(), run.tally.frames)),
+        get_renderable=lambda: panel(
+            run,
+            meter.update(time.monotonic(), run.tally.frames),
+            width=min(console.width - _ECHO_COLUMNS, _WIDEST),
+        ),
         console=console,
         refresh_per_second=_REFRESH_HZ,
         transient=True,
@@ -98,19 +106,26 @@ def progress_line(run: Run) -> str:
     return f"{done}, {tally.fps:.1f} fps{eta}, {_counted(tally.faces_now, 'face')}"
 
 
-def panel(run: Run, fps: float) -> RenderableType:
-    """Return the live panel; ``fps`` is the present rate."""
+def panel(run: Run, fps: float, *, width: int | None = None) -> RenderableType:
+    """Return the live panel; ``fps`` is the present rate, ``width`` in columns (None: all)."""
     run.pipeline.refresh_queues()
     tally, info = run.tally, run.info
-    width, height = info.size_px
-    title = Text.assemble(
-        ("streamface ", "bold"), (_shortened(info.name, 40), "cyan"), f" {width}x{height}"
-    )
+    size = "x".join(map(str, info.size_px))
+    title = Text.assemble(("streamface ", "bold"), (_shortened(info.name, 40), "cyan"), f" {size}")
     many = len(run.playlist.inputs)
     if many > 1:
         title.append(f"  input {tally.stream + 1} of {many}", "dim")
     rows = Group(_progress(run, fps), _numbers(run, fps), _stages(run))
-    return Panel(rows, title=title, title_align="left", border_style="blue", padding=(0, 1))
+    return Panel(
+        rows,
+        title=title,
+        title_align="left",
+        subtitle="finishing; Ctrl-C again cancels" if run.stopping else None,
+        subtitle_align="left",
+        border_style="yellow" if run.stopping else "blue",
+        padding=(0, 1),
+        width=width,
+    )
 
 
 def _progress(run: Run, fps: float) -> RenderableType:

@@ -36,6 +36,7 @@ def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
         playlist=SimpleNamespace(inputs=names, failures={}),
         settings=SimpleNamespace(output="out.mp4", data={}),
         warnings=[],
+        stopping=False,
     )  # fmt: skip
 
 
@@ -56,6 +57,13 @@ def test_the_panel_fits_and_never_wraps(width, many):
     lines = rendered(run, width)
     assert len(lines) == 8
     assert {len(line) for line in lines} == {width}
+
+
+def test_the_panel_leaves_room_for_the_terminals_echo():
+    """It can be narrower than the screen."""
+    screen = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    screen.print(panel(run_of(), 9.0, width=75))
+    assert {len(line) for line in screen.file.getvalue().splitlines()} == {75}
 
 
 def test_the_panel_tells_the_truth():
@@ -95,6 +103,16 @@ def test_of_several_inputs_the_present_one_is_counted():
     text = "\n".join(rendered(run))
     assert "input 2 of 3" in text
     assert "left here" in text
+
+
+def test_a_run_that_is_stopping_says_what_a_second_interrupt_does():
+    """After the first Ctrl-C the panel's frame tells, in the same eight lines."""
+    run = run_of()
+    assert "Ctrl-C" not in "\n".join(rendered(run))
+    run.stopping = True
+    lines = rendered(run)
+    assert "finishing; Ctrl-C again cancels" in lines[-1]
+    assert len(lines) == 8
 
 
 def test_an_estimate_that_was_too_low_never_says_more_than_all():
