@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO
 
@@ -250,11 +251,15 @@ class _Interrupts:
     """First Ctrl-C (or SIGTERM): finish what is under way. Second: raise KeyboardInterrupt.
 
     Until there is something to ``stop``, the first one raises. After one raised, more are ignored:
-    they could only keep the unfinished files from being removed.
+    they could only keep the unfinished files from being removed. Two within SAME_PRESS_S are one:
+    supervisors (``timeout``, containers) signal the process and its group as well.
     """
+
+    SAME_PRESS_S = 0.3
 
     def __init__(self) -> None:
         self.count = 0
+        self._last_s = float("-inf")
         self.stop: Callable[[], None] | None = None
         self._raised = False
 
@@ -270,9 +275,11 @@ class _Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        if self._raised:
+        now_s = time.monotonic()
+        if self._raised or now_s - self._last_s < self.SAME_PRESS_S:
             return
+        self._last_s = now_s
+        self.count += 1
         if self.count > 1 or self.stop is None:
             self._raised = True
             raise KeyboardInterrupt

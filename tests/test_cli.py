@@ -385,8 +385,11 @@ def test_stopping_a_live_source_is_how_it_ends(out, signalling):
 
 
 @pytest.mark.usefixtures("fixed_face")
-def test_the_second_signal_cancels_and_leaves_nothing(tmp_path, out, signalling, capfd):
+def test_the_second_signal_cancels_and_leaves_nothing(
+    tmp_path, out, signalling, capfd, monkeypatch
+):
     """Twice, and more often: one line, exit 130, no file."""
+    monkeypatch.setattr(cli._Interrupts, "SAME_PRESS_S", 0.0)
     (tmp_path / "input.mp4").write_bytes(b"x")
     reads = dict.fromkeys((5,), signal.SIGINT)
     signalling(reads, count=2000)
@@ -404,6 +407,22 @@ def test_the_second_signal_cancels_and_leaves_nothing(tmp_path, out, signalling,
     assert code == 130
     assert "interrupted; unfinished files were removed" in complaint(capfd)
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fixed_face")
+def test_two_signals_at_once_are_one_press(tmp_path, out, signalling, monkeypatch):
+    """``timeout`` signals the process and its group: the file must still be finished."""
+    (tmp_path / "input.mp4").write_bytes(b"x")
+    signalling({10: signal.SIGINT}, count=2000)
+    original = app.Run.stop
+
+    def stop_and_again(self):
+        original(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(app.Run, "stop", stop_and_again)
+    assert run("--source", tmp_path / "input.mp4", "--output", out / "o.mp4") == 130
+    assert [path.name for path in out.iterdir()] == ["o.mp4"]
 
 
 def test_a_signal_while_models_are_loaded_cancels(clip, out, capfd, monkeypatch):
