@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
@@ -110,10 +109,7 @@ class Run:
             cleanup.callback(self._abort)
             self.playlist = Playlist(find_inputs(settings.source), _read_options(settings))
             cleanup.callback(self.playlist.close)
-            self._targets = (
-                plan_outputs(settings.output, self.playlist.inputs) if settings.output else []
-            )
-            _check_targets(self.playlist.inputs, self._targets, settings)
+            self._targets = self._plan_targets()
             self._models = self._open_models(cleanup)
             self._open_data()
             self.tally.stream = next(iter(self.playlist.opened))
@@ -125,6 +121,15 @@ class Run:
             self._cleanup = cleanup.pop_all()
 
     # -- building
+
+    def _plan_targets(self) -> list[Path]:
+        settings, inputs = self.settings, self.playlist.inputs
+        try:
+            targets = plan_outputs(settings.output, inputs) if settings.output else []
+            _check_targets(inputs, targets, settings)
+        except (OSError, RuntimeError) as exc:  # a name too long, a link that leads to itself
+            raise SinkError(f"cannot write there: {getattr(exc, 'strerror', None) or exc}") from exc
+        return targets
 
     def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
         from streamface.model import Model
@@ -360,7 +365,7 @@ def _check_targets(inputs: Sequence[Input], outputs: Sequence[Path], settings: S
     for option, target in [*(("--output", path) for path in outputs), *data]:
         if target.exists() and not target.is_file():
             continue  # a device or a pipe; a folder is refused when it is opened
-        final = os.path.realpath(target)
+        final = str(target.resolve())
         if final in seen:
             raise UsageError(f"{seen[final]} and {option} would both write {target}")
         seen[final] = option

@@ -117,12 +117,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--detect-every", type=_whole, default=_default("detect_every"), metavar="N",
         help="detect every Nth frame, follow by optical flow between (default %(default)s)",
     )  # fmt: skip
-    group.add_argument("--detector-model", type=Path, metavar="ONNX", help="another YuNet file")
+    group.add_argument("--detector-model", type=_path, metavar="ONNX", help="another YuNet file")
     group.add_argument(
         "--tasks", type=_words, default=TASKS, metavar="LIST", help="emotion,gender (default both)"
     )
-    group.add_argument("--emotion-model", type=Path, metavar="CARD")
-    group.add_argument("--gender-model", type=Path, metavar="CARD")
+    group.add_argument("--emotion-model", type=_path, metavar="CARD")
+    group.add_argument("--gender-model", type=_path, metavar="CARD")
     group.add_argument(
         "--classify-every", type=_whole, metavar="N",
         help="look at a face's emotion every Nth frame (default: about 15 times a second)",
@@ -142,7 +142,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--chart", action="store_true", help="bars of the seven probabilities")
     group = parser.add_argument_group("what to write")
     group.add_argument(
-        "--output", "-o", type=Path, metavar="O", help=".mp4 .mkv .webm .mov .jpg .png or a folder"
+        "--output", "-o", type=_path, metavar="O", help=".mp4 .mkv .webm .mov .jpg .png or a folder"
     )
     group.add_argument("--codec", metavar="C", help="h264, hevc, vp9, av1 or an FFmpeg encoder")
     group.add_argument("--crf", type=float, metavar="Q", help="quality, lower is better")
@@ -161,6 +161,12 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def _default(name: str) -> object:
     field = Settings.__dataclass_fields__[name]
     return field.default
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -124,6 +124,7 @@ def test_outputs_that_cannot_be_written_are_one_line(tmp_path, clip, out, capfd)
     """Missing folder, existing file, a folder as a file, the source itself, a full device."""
     (out / "there.mp4").write_text("precious")
     (out / "folder.mp4").mkdir()
+    (out / "loop.mp4").symlink_to(out / "loop.mp4")
     cases = [
         (["--output", out / "none" / "o.mp4"], 1, "its folder does not exist"),
         (["--output", out / "there.mp4"], 2, "exists; pass --overwrite"),
@@ -136,6 +137,9 @@ def test_outputs_that_cannot_be_written_are_one_line(tmp_path, clip, out, capfd)
         (["--output", out / "o.xyz"], 2, "cannot write a .xyz video"),
         (["--output", out / "o.png"], 2, "holds one picture"),
         (["--save-csv", "-"], 2, "cannot go to stdout"),
+        (["--output", ""], 2, "the name is empty"),
+        (["--output", out / f"{'x' * 300}.mp4"], 1, "File name too long"),
+        (["--output", out / "loop.mp4"], 1, "cannot write"),
     ]
     if os.path.exists("/dev/full"):
         (out / "full.mp4").symlink_to("/dev/full")
