@@ -308,12 +308,17 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         """Keep nothing: the base class sets it once."""
 
 
+class _Formatter(logging.Formatter):
+    """Lines that begin as our errors do: ``streamface: warning: …``."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return f"streamface: {record.levelname.lower()}: {record.message}"
+
+
 def _set_up_logging(level: str) -> None:
     handler = _StderrHandler()
-    handler.setFormatter(logging.Formatter("streamface: %(levelname)s: %(message)s"))
+    handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
-        logging.addLevelName(number, logging.getLevelName(number).lower())
     logging.getLogger("streamface").setLevel(level.upper())
 
 
