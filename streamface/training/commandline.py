@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, epochs: int) -> None:
     parser.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument(
+        "--peak-rate", type=float, default=0.08, help="learning rate at its peak; default: 0.08"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
     parser.add_argument(
@@ -38,8 +41,14 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     for name in ("epochs", "batch_size", "threads"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+    if not 0 < args.peak_rate <= 1:
+        raise UsageError(f"--peak-rate must lie in 0..1, got {args.peak_rate:g}")
     return TrainConfig(
-        epochs=args.epochs, seed=args.seed, batch_size=args.batch_size, threads=args.threads
+        epochs=args.epochs,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        peak_rate=args.peak_rate,
+        threads=args.threads,
     )
 
 
