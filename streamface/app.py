@@ -101,6 +101,7 @@ class Run:
         self.warnings: list[str] = []
         self.stopping = False
         """Whether ``stop`` was called."""
+        self._interrupted = self._interruptible = False
         self._orphans: list[Packet] = []
         self._sink: Sink | None = None
         self._data: list[DataSink] = []
@@ -261,12 +262,19 @@ class Run:
         """
         self.tally.started_s = time.monotonic()
         with self.pipeline as finished:
-            for frame in finished:
-                with self._writing.timed(), _named("write", frame.index):
-                    self._write(frame)
-                self._writing.frames += 1
-                self.stats.latency.add(time.monotonic() - frame.captured_s)
-                yield frame
+            # From here on an interrupt meets a `with` block that ends every thread.
+            self._interruptible = True
+            try:
+                self._heed_interrupt()
+                for frame in finished:
+                    with self._writing.timed(), _named("write", frame.index):
+                        self._write(frame)
+                    self._writing.frames += 1
+                    self.stats.latency.add(time.monotonic() - frame.captured_s)
+                    yield frame
+            finally:
+                self._interruptible = False
+        self._heed_interrupt()
         with _named("write", None):
             self._finish()
 
@@ -280,6 +288,23 @@ class Run:
         """End the source; what is under way is finished and the files closed. Signal-safe."""
         self.stopping = True
         self.pipeline.stop()
+
+    def interrupt(self) -> None:
+        """End at once and remove unfinished files: raises KeyboardInterrupt, now or when it may.
+
+        For a signal handler in the thread that runs. While threads start or end and while files
+        get their names an exception would leave some behind; then the run raises it afterwards,
+        or is complete.
+        """
+        self.stopping = self._interrupted = True
+        self.pipeline.stop()
+        if self._interruptible:
+            self._interruptible = False
+            raise KeyboardInterrupt
+
+    def _heed_interrupt(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _write(self, frame: Frame) -> None:
         tally = self.tally

@@ -20,8 +20,10 @@ from streamface.errors import SourceError, StreamfaceError
 from streamface.settings import TASKS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import FrameType
+
+    from streamface.app import Run
 
 _log = logging.getLogger(__name__)
 
@@ -235,7 +237,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from streamface.app import Run
 
     with _Interrupts() as interrupts, Run(settings) as run:
-        interrupts.stop = run.stop
+        interrupts.run = run
         try:
             if arguments.quiet:
                 run.execute()
@@ -254,11 +256,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 class _Interrupts:
-    """First Ctrl-C (or SIGTERM): finish what is under way. Second: raise KeyboardInterrupt.
+    """First Ctrl-C (or SIGTERM): finish what is under way. Second: cancel.
 
-    Until there is something to ``stop``, the first one raises. After one raised, more are ignored:
-    they could only keep the unfinished files from being removed. Two within SAME_PRESS_S are one:
-    supervisors (``timeout``, containers) signal the process and its group as well.
+    Until there is a ``run`` to stop, the first one cancels, and more are ignored: they could only
+    keep unfinished files from being removed. Two within SAME_PRESS_S are one: supervisors
+    (``timeout``, containers) signal the process and its group as well.
     """
 
     SAME_PRESS_S = 0.3
@@ -266,8 +268,7 @@ class _Interrupts:
     def __init__(self) -> None:
         self.count = 0
         self._last_s = float("-inf")
-        self.stop: Callable[[], None] | None = None
-        self._raised = False
+        self.run: Run | None = None
 
     def __enter__(self) -> Self:
         self._before = {
@@ -282,15 +283,15 @@ class _Interrupts:
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         now_s = time.monotonic()
-        if self._raised or now_s - self._last_s < self.SAME_PRESS_S:
+        if now_s - self._last_s < self.SAME_PRESS_S:
             return
         self._last_s = now_s
         self.count += 1
-        if self.count > 1 or self.stop is None:
-            self._raised = True
+        if self.run is not None:
+            # Neither takes a lock: the code that was interrupted may hold any.
+            (self.run.stop if self.count == 1 else self.run.interrupt)()
+        elif self.count == 1:
             raise KeyboardInterrupt
-        # Takes no lock: the code that was interrupted may hold any.
-        self.stop()
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

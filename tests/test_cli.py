@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from streamface import app, cli
+from streamface.atomic import AtomicPath
 from streamface.frame import EMOTIONS
+from streamface.pipeline import Pipeline
 from streamface.settings import Settings
 from streamface.testing import CountingSource, FixedDetector
 
@@ -427,6 +429,53 @@ def test_two_signals_at_once_are_one_press(tmp_path, out, signalling, monkeypatc
     monkeypatch.setattr(app.Run, "stop", stop_and_again)
     assert run("--source", tmp_path / "input.mp4", "--output", out / "o.mp4") == 130
     assert [path.name for path in out.iterdir()] == ["o.mp4"]
+
+
+@pytest.mark.usefixtures("fixed_face")
+@pytest.mark.parametrize("when", ["starting", "ending"])
+def test_signals_while_threads_start_or_end_leave_none_behind(clip, out, capfd, monkeypatch, when):
+    """An exception just there would lose threads: it waits until it can do no harm."""
+    monkeypatch.setattr(cli._Interrupts, "SAME_PRESS_S", 0.0)
+    enter, leave = Pipeline.__enter__, Pipeline.__exit__
+
+    def thrice():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def entering(self):
+        frames = enter(self)
+        thrice()
+        return frames
+
+    def leaving(self, *details):
+        thrice()
+        leave(self, *details)
+
+    if when == "starting":
+        monkeypatch.setattr(Pipeline, "__enter__", entering)
+    else:
+        monkeypatch.setattr(Pipeline, "__exit__", leaving)
+    assert run("--source", clip, "--output", out / "o.mp4") == 130
+    assert "interrupted; unfinished files were removed" in complaint(capfd)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fixed_face")
+def test_signals_while_files_get_their_names_leave_whole_files(clip, out, monkeypatch):
+    """That close to the end the run is completed; a half-named file would be worse."""
+    monkeypatch.setattr(cli._Interrupts, "SAME_PRESS_S", 0.0)
+    publish = AtomicPath.publish
+
+    def interrupted(self):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        publish(self)
+
+    monkeypatch.setattr(AtomicPath, "publish", interrupted)
+    assert run("--source", clip, "--output", out / "o.mp4") == 130
+    assert [path.name for path in out.iterdir()] == ["o.mp4"]
+    with av.open(str(out / "o.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 6
 
 
 def test_a_signal_while_models_are_loaded_cancels(clip, out, capfd, monkeypatch):
