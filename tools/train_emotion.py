@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ from streamface.training.nets import ResidualNet
 
 def run(args: argparse.Namespace) -> None:
     """Train from the start or from a checkpoint, then export the averaged net."""
-    config = commandline.config_of(args)
+    config = replace(
+        commandline.config_of(args), augment=emotion.AUGMENT, align_prob=emotion.ALIGN_PROB
+    )
     data = load_emotion(args.data)
-    with commandline.counter("finding landmarks", int(np.sum(data.split == "train"))) as tick:
+    with commandline.counter("finding landmarks", int(np.sum(data.split != "test"))) as tick:
         landmarks = emotion.landmarks_of(data, args.out / "landmarks.npy", tick=tick)
-    spec = emotion.input_spec(landmarks)
-    validation = emotion.validation_set(data, spec)
+    spec = emotion.input_spec(data, landmarks)
+    validation = emotion.validation_set(data, landmarks, spec)
     torch.manual_seed(config.seed)
     net = ResidualNet(emotion.NET)
     if not args.export_only:
