@@ -103,9 +103,9 @@ def _ffmpeg_lines() -> Iterator[str]:
 
 
 def _runtime_lines() -> Iterator[str]:
-    import onnxruntime
+    from streamface.backends.onnx_runtime import ort
 
-    yield f"ONNX Runtime providers: {', '.join(onnxruntime.get_available_providers())}"
+    yield f"ONNX Runtime providers: {', '.join(ort.get_available_providers())}"
     yield f"OpenCV: {_opencv()}"
 
 

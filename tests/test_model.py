@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,3 +151,21 @@ def test_a_backend_refuses_other_shapes():
     backend.close()
     with pytest.raises(ValueError, match="closed"):
         backend.run(np.zeros((1, 1, 48, 48), np.float32))
+
+
+def test_nothing_is_collected_or_kept_about_the_user(tmp_path):
+    """ONNX Runtime's telemetry is off: no device id, no event store, no file at all."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        # Any of these would switch it off by itself.
+        if name not in ("ORT_DISABLE_TELEMETRY", "CI") and "BUILD" not in name
+    }
+    code = (
+        "import numpy as np; from streamface.model import Model; model = Model.open('emotion');"
+        "model.predict(np.zeros((1, *model.card.input.shape), np.float32)); model.close()"
+    )
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / ".cache")}
+    subprocess.run([sys.executable, "-c", code], env=environment | homes, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
+    assert not list(tmp_path.rglob("deviceid"))

@@ -251,7 +251,8 @@ def machine() -> Report:
     """Return what the figures were measured on."""
     import av
     import cv2
-    import onnxruntime
+
+    from streamface.backends.onnx_runtime import ort
 
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -264,7 +265,7 @@ def machine() -> Report:
         "python": platform.python_version(),
         "av": av.__version__,
         "opencv": cv2.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ort.__version__,
     }
 
 

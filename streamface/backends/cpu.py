@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state
 
+from streamface.backends.onnx_runtime import ort
 from streamface.card import load, read_onnx
 from streamface.errors import ModelError
 
@@ -21,7 +20,7 @@ _ERRORS_ONLY: Final = 3
 # ONNX Runtime's errors share no base class but Exception.
 _ORT_ERRORS: Final = tuple(
     error
-    for error in vars(onnxruntime_pybind11_state).values()
+    for error in vars(ort.capi.onnxruntime_pybind11_state).values()
     if isinstance(error, type) and issubclass(error, Exception)
 )
 
