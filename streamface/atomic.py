@@ -48,7 +48,10 @@ class AtomicPath:
             return
         if exists and not overwrite:
             raise UsageError(f"{target} exists; pass --overwrite to replace it")
-        self._final = target.resolve()
+        try:
+            self._final = target.resolve()
+        except (OSError, RuntimeError) as exc:  # RuntimeError: a link to itself, before 3.13
+            raise SinkError(f"cannot write {target}: its link leads nowhere") from exc
         self.temporary = self._create()
 
     def _create(self) -> Path:

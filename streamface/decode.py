@@ -284,7 +284,9 @@ class MediaSource:
             return True
         time_s = float(when * _fraction(packet.time_base))
         time_s -= float(self._start_pts * self.info.time_base)
-        return time_s >= options.start_s and (options.end_s is None or time_s < options.end_s)
+        # Sound may begin before the first picture (a codec's priming, say); only a cut drops it.
+        started = not options.start_s or time_s >= options.start_s
+        return started and (options.end_s is None or time_s < options.end_s)
 
     def _demux(self) -> Iterator[Packet]:
         return self._container.demux([self._video, *self._copied])

@@ -55,30 +55,30 @@ class Settings:
     """Data files by kind (jsonl, csv, parquet, vtt); "-" is stdout, for jsonl only."""
 
     def __post_init__(self) -> None:
+        # Ten days and more than anybody films in one go; infinity and NaN fail the comparison.
+        longest_s = 1e6
         bounds = (
             ("--imgsz", self.imgsz, 32, 8192),
             ("--conf", self.conf, 0, 1),
             ("--max-faces", self.max_faces, 1, 10_000),
             ("--detect-every", self.detect_every, 1, 1000),
-            (
-                "--classify-every",
-                1 if self.classify_every is None else self.classify_every,
-                1,
-                1000,
-            ),
+            ("--classify-every", _given(self.classify_every, 1), 1, 1000),
+            ("--crf", _given(self.crf, 0), 0, 63),
+            ("--max-frames", _given(self.max_frames, 1), 1, 10**12),
             ("--vid-stride", self.vid_stride, 1, 1_000_000),
             ("--smoothing", self.smoothing_s, 0, 60),
-            ("--start", self.start_s, 0, float("inf")),
+            ("--start", self.start_s, 0, longest_s),
+            ("--end", _given(self.end_s, 0), 0, longest_s),
         )
         for name, value, low, high in bounds:
             if not low <= value <= high:
-                raise UsageError(f"{name} must be {low:g} to {high:g}, got {value:g}")
-        if self.crf is not None and not 0 <= self.crf <= 63:
-            raise UsageError(f"--crf must be 0 to 63, got {self.crf:g}")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise UsageError(f"--max-frames must be at least 1, got {self.max_frames}")
+                raise UsageError(f"{name} must be {low:g} to {high:g}, got {value}")
         if self.end_s is not None and self.end_s <= self.start_s:
             raise UsageError(f"--end {self.end_s:g} must lie after --start {self.start_s:g}")
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown:
             raise UsageError(f"unknown task '{unknown[0]}'; choose from {', '.join(TASKS)}")
+
+
+def _given(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value

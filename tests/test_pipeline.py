@@ -188,3 +188,21 @@ def test_a_histogram_takes_any_latency():
         histogram.add(value)
     assert len(histogram) == 3
     assert histogram.percentile_s(100) > 1e3
+
+
+def test_an_interrupt_while_threads_start_leaves_none(monkeypatch):
+    """Whatever strikes between two starts, the threads that run already are ended."""
+    started = []
+    original = threading.Thread.start
+
+    def start(thread):
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        original(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pipeline = Pipeline(iter(range(10**9)), [Step("a"), Step("b")], number=lambda item: item)
+    with pytest.raises(KeyboardInterrupt), pipeline:
+        raise AssertionError("entered")
+    assert not any(thread.is_alive() for thread in started)

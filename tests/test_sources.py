@@ -137,6 +137,15 @@ def test_audio_packets_ride_on_the_frames(tmp_path):
     assert carried == clips.audio_packets(path)
 
 
+def test_sound_before_the_first_picture_is_kept_where_nothing_was_cut_off(tmp_path):
+    """AAC begins with priming at a negative time; --max-frames does not drop it, --start does."""
+    path = clips.write_clip(tmp_path / "s.mp4", 30, audio_codec="aac")
+    first = clips.audio_packets(path)[0]
+    assert bytes(frames_of(path, max_frames=20)[0][0].packets[0]) == first
+    cut = [bytes(p) for frame in frames_of(path, start_s=0.5)[0] for p in frame.packets]
+    assert first not in cut
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
 def test_still_images_are_sources(tmp_path, suffix):
     """One picture, one frame."""

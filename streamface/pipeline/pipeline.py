@@ -45,7 +45,8 @@ class Pipeline(Generic[T]):
                 sink.write(frame)
 
     The first error in any thread ends the run: every channel is cancelled, every thread joined,
-    and the error is raised in the caller's thread as a StageError that names stage and item.
+    and the error is raised in the caller's thread as a StageError that names stage and item (of a
+    batch, its first).
     Errors that are already fit for the user (StreamfaceError from the source) pass unchanged.
     Leaving the ``with`` block early cancels. ``stop`` ends the source and lets the rest drain.
     """
@@ -86,14 +87,19 @@ class Pipeline(Generic[T]):
         ]
 
     def __enter__(self) -> Iterator[T]:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # an interrupt among the starts must not leave the first ones
+            self.__exit__()
+            raise
         return self._results()
 
     def __exit__(self, *_: object) -> None:
         self._cancel()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def stop(self) -> None:
         """End the source after the item it is on; what is under way still comes out.
