@@ -23,7 +23,10 @@ from streamface.training.nets import ResidualNet
 def run(args: argparse.Namespace) -> None:
     """Train from the start or from a checkpoint, then export the averaged net."""
     config = replace(
-        commandline.config_of(args), augment=emotion.AUGMENT, align_prob=emotion.ALIGN_PROB
+        commandline.config_of(args),
+        augment=emotion.AUGMENT,
+        align_prob=emotion.ALIGN_PROB,
+        mixup_prob=0.0,
     )
     data = load_emotion(args.data)
     with commandline.counter("finding landmarks", int(np.sum(data.split != "test"))) as tick:
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     """Parse, run, and turn our own errors into one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commandline.add_arguments(parser, epochs=20)
+    commandline.add_arguments(parser, epochs=24)
     try:
         run(parser.parse_args())
     except StreamfaceError as error:
