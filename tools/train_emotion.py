@@ -14,6 +14,7 @@ import torch
 
 from streamface.errors import StreamfaceError
 from streamface.training import commandline, curves, emotion
+from streamface.training.augment import LIGHT
 from streamface.training.data import load_emotion
 from streamface.training.export import export, note_commit, noted_commit
 from streamface.training.loop import fit, load_ema
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     """Train from the start or from a checkpoint, then export the averaged net."""
     config = replace(
         commandline.config_of(args),
-        augment=emotion.AUGMENT,
+        augment=LIGHT,
         align_prob=emotion.ALIGN_PROB,
         mixup_prob=0.0,
     )
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
         fit(net, spec, train, validation, config, run_dir=args.out, resume=args.resume)
         curves.draw(args.out)
     averaged, epochs = load_ema(args.out, net)
+    emotion.correct_class_shares(averaged, validation)
     story = emotion.story(
         config, epochs, pictures=len(data.training_rows()), commit=noted_commit(args.out)
     )

@@ -3,18 +3,22 @@ r"""Train the gender net on FairFace (aligned zip, or folder with labels.csv) an
 python tools/train_gender.py --data fairface_aligned_144.zip --out runs/gender64 --side 64
 python tools/train_gender.py --data fairface_aligned_144.zip --out runs/gender96 \
     --init runs/gender64 --epochs 11 --peak-rate 0.05
+python tools/train_gender.py --data fairface_aligned_144.zip --out runs/gender \
+    --init runs/gender96 --epochs 5 --peak-rate 0.05 --light --ship streamface/models
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from streamface.errors import StreamfaceError
 from streamface.training import commandline, curves, gender
+from streamface.training.augment import LIGHT
 from streamface.training.data import load_gender
 from streamface.training.export import export, note_commit, noted_commit
 from streamface.training.loop import fit, load_ema
@@ -24,6 +28,8 @@ from streamface.training.nets import Mirrored, ResidualNet
 def run(args: argparse.Namespace) -> None:
     """Train from the start or from a checkpoint, then export the averaged net."""
     config = commandline.config_of(args)
+    if args.light:
+        config = replace(config, augment=LIGHT, mixup_prob=0.0)
     data = load_gender(args.data)
     rows, held_out = gender.split_rows(data, config.seed)
     spec = gender.input_spec(args.side)
@@ -51,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commandline.add_arguments(parser, epochs=30)
     parser.add_argument("--side", type=int, default=gender.SIDE_PX, help="crop, in pixels")
+    parser.add_argument("--light", action="store_true", help="augment lightly, without mixup")
     parser.add_argument("--init", type=Path, help="run folder whose averaged net to start from")
     try:
         run(parser.parse_args())

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -42,6 +42,19 @@ class AugmentConfig:
     noise_max: float = 0.03
     occlude_prob: float = 0.12
     occlude_frac: float = 0.35  # longest side of the patch, of the crop
+
+
+LIGHT: Final = AugmentConfig(
+    rotate_deg=6.0,
+    scale_frac=0.06,
+    shift_frac=0.03,
+    blur_prob=0.05,
+    shrink_prob=0.05,
+    jpeg_prob=0.05,
+    noise_prob=0.05,
+    occlude_prob=0.05,
+)
+"""For aligned faces, which leave little to jitter, and nets that underfit before they overfit."""
 
 
 def augment(
