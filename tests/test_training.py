@@ -12,7 +12,12 @@ import pytest
 
 from streamface.card import InputSpec
 from streamface.errors import ModelError, SourceError
-from streamface.evaluation.calibration import expected_error, fit_temperature, uncertain_threshold
+from streamface.evaluation.calibration import (
+    expected_error,
+    fit_offsets,
+    fit_temperature,
+    uncertain_threshold,
+)
 from streamface.frame import EMOTIONS, GENDERS
 from streamface.training import data
 
@@ -326,6 +331,15 @@ def test_the_temperature_of_overconfident_logits_is_found():
     # Gumbel's trick: this draws from the softmax of the logits.
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
     assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.1)
+
+
+def test_offsets_undo_a_bias_for_one_class():
+    rng = np.random.default_rng(8)
+    logits = rng.standard_normal((4000, 3)).astype(np.float32) * 2
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    bias = np.array([1.5, 0, -0.9], np.float32)
+    found = fit_offsets(logits + bias, labels)
+    np.testing.assert_allclose(found, bias.mean() - bias, atol=0.12)
 
 
 def test_the_uncertain_threshold_parts_mostly_wrong_from_mostly_right():

@@ -32,6 +32,25 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     return float(np.exp((low + high) / 2))
 
 
+def fit_offsets(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the (K,) offsets to add to logits so that classes are said as often as they occur.
+
+    They minimise the cross-entropy together with a temperature: at its minimum the mean
+    probability of a class is the share of its labels, which each round moves towards.
+    """
+    shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
+    shares = np.maximum(shares, 1 / len(labels))
+    offsets = np.zeros(logits.shape[1], np.float32)
+    for _ in range(5):
+        temperature = fit_temperature(logits + offsets, labels)
+        for _ in range(20):
+            scaled = (logits + offsets) / temperature
+            powers = np.exp(scaled - scaled.max(1, keepdims=True))
+            said = (powers / powers.sum(1, keepdims=True)).mean(0)
+            offsets += (temperature * np.log(shares / said)).astype(np.float32)
+    return np.asarray(offsets - offsets.mean(), np.float32)
+
+
 def uncertain_threshold(probs: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the top probability below which an answer is wrong at least as often as right.
 
