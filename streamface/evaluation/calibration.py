@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 _BINS: Final = 15  # as in Guo et al. 2017
 _COIN_TOSS: Final = 0.5
-_WINDOW: Final = 300  # answers that a local accuracy is measured over; good to about 3 points
 
 
 def expected_error(probs: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -52,16 +51,15 @@ def fit_offsets(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArr
 
 
 def uncertain_threshold(probs: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the top probability below which an answer is wrong at least as often as right.
+    """Return the top probability that best parts answers mostly wrong from answers mostly right.
 
-    Scans answers from the least sure one in windows of 300; 0 if even those are mostly right.
+    Below it answers are wrong at least as often as right; 0 if even the least sure are right.
     """
     top, right = probs.max(1), probs.argmax(1) == labels
     order = np.argsort(top, kind="stable")
-    window = min(_WINDOW, len(order))
-    local = np.convolve(right[order].astype(np.float64), np.ones(window) / window, "valid")
-    poor = np.flatnonzero(local < _COIN_TOSS)
-    return float(top[order[poor[-1] + window // 2]]) if len(poor) else 0.0
+    lead = np.cumsum(right[order] - _COIN_TOSS)  # falls while wrong answers prevail
+    lowest = int(lead.argmin())
+    return float(top[order[lowest]]) if lead[lowest] < 0 else 0.0
 
 
 def _cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
