@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from streamface.card import ModelCard
     from streamface.frame import BatchF32, Face, Frame, Planes
 
-# Smoothing has a time constant of a quarter second: twice as many looks do not change a label.
-_LOOKS_HZ: Final = 15.0
+# Smoothing has a time constant of a quarter second: more looks do not change a label.
+_LOOKS_HZ: Final = 10.0
 # A track that was not seen for this long is forgotten: longer than any tracker coasts.
 _FORGET_S: Final = 10.0
 # A mean of this many looks tells a person's gender as well as any more.
-_GENDER_LOOKS: Final = 8
+_GENDER_LOOKS: Final = 5
 
 
 class Predictor(Protocol):
@@ -42,9 +42,9 @@ class ClassifySettings:
 
     emotion_every: int | None = None
     """Frames between two looks at a track's emotion; between them the last raw values stand.
-    None: about 15 looks a second, which is every 2nd frame at 24 to 30 fps."""
+    None: about 10 looks a second, which is every 3rd frame at 30 fps, every 2nd at 24 and 25."""
     gender_every_s: float = 1.0
-    """Seconds between two looks at a track's gender, once it had its first eight."""
+    """Seconds between two looks at a track's gender, once it had its first five."""
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class FaceClassifier:
         if track.emotion_frame is not None:
             if every is not None and frame.index - track.emotion_frame < every:
                 return False
-            # A quarter of a period of slack: at 20 fps and below every frame is looked at.
+            # A quarter of a period of slack: at 13 fps and below every frame is looked at.
             elapsed_s = abs(frame.time_s - track.emotion_s)
             if every is None and elapsed_s * _LOOKS_HZ < 0.74:
                 return False
@@ -147,7 +147,7 @@ class FaceClassifier:
     def _gender_due(self, track: _Track, frame: Frame) -> bool:
         early = track.gender_looks < _GENDER_LOOKS
         # The first looks are spread a little, for frames in a row say the same thing.
-        wait_s = 0.1 if early else self._settings.gender_every_s
+        wait_s = 0.2 if early else self._settings.gender_every_s
         if track.gender_looks and frame.time_s - track.gender_s < wait_s:
             return False
         track.gender_looks += 1

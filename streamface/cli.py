@@ -127,7 +127,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gender-model", type=_path, metavar="CARD")
     group.add_argument(
         "--classify-every", type=_whole, metavar="N",
-        help="look at a face's emotion every Nth frame (default: about 15 times a second)",
+        help="look at a face's emotion every Nth frame (default: about 10 times a second)",
     )  # fmt: skip
     group.add_argument(
         "--smoothing", type=float, default=_default("smoothing_s"), metavar="S",

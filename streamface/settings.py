@@ -36,7 +36,7 @@ class Settings:
     """A model card that replaces the shipped one; likewise gender_model."""
     gender_model: Path | None = None
     classify_every: int | None = None
-    """Frames between two looks at a track's emotion; None: about 15 looks a second."""
+    """Frames between two looks at a track's emotion; None: about 10 looks a second."""
     smoothing_s: float = 0.25
     """Time constant of the label's smoothing."""
     # Drawing

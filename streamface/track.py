@@ -32,7 +32,7 @@ MOST_STEP_BACK_S: Final = 0.5
 CALM_FACTOR: Final = 3
 # Every so many-th detection searches at the detector's full size, the others at half of it, which
 # costs a quarter. Half size sees all faces but small ones, and those do not come suddenly near.
-FULL_EVERY: Final = 3
+FULL_EVERY: Final = 5
 # Half of a small size would see next to nothing.
 LEAST_QUICK_SIZE: Final = 320
 # A face shorter than this in a half-size search may be missed without being doubted.
