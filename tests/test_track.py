@@ -244,9 +244,9 @@ def test_every_frame_is_searched_at_full_size_where_that_is_asked_for():
 
 def test_most_searches_are_at_half_size():
     stage = Stage(detect_every=2)
-    for k in range(14):
+    for k in range(22):
         stage.show(k / 30, (6 * k, 0))
-    assert stage.detector.asked == [640, 320, 320, 640, 320, 320, 640]
+    assert stage.detector.asked == [640, *[320] * 4, 640, *[320] * 4, 640]
 
 
 def test_a_still_scene_is_searched_less_often():

@@ -342,7 +342,7 @@ def test_offsets_undo_a_bias_for_one_class():
     np.testing.assert_allclose(found, bias.mean() - bias, atol=0.12)
 
 
-def test_the_uncertain_threshold_parts_mostly_wrong_from_mostly_right():
+def test_the_uncertain_threshold_parts_what_is_right_too_seldom():
     top = np.linspace(0.3, 1, 2000, dtype=np.float32)
     probs = np.stack((top, 1 - top), 1)
     rng = np.random.default_rng(7)
