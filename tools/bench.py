@@ -235,15 +235,19 @@ def _opencv_shrink(packed: Any, size_px: tuple[int, int]) -> None:
 
 
 def _opencv_crop(packed: Any, y: Any, matrix: Any, spec: Any, out: Any) -> None:
-    """Do what ``crop_into`` does with OpenCV calls: convert, warp, normalise, transpose."""
+    """Do what ``crop_into`` does with OpenCV calls: convert, warp, average, normalise, transpose.
+
+    warpAffine does not average, so it warps to a multiple of the size, which is then averaged:
+    the same samples as the kernel takes for a face of this size.
+    """
     import cv2
 
-    if spec.colour == "grey":
-        crop = cv2.warpAffine(y, matrix, spec.size_px, flags=cv2.INTER_AREA)[..., None]
-    else:
-        bgr = cv2.cvtColor(packed, cv2.COLOR_YUV2RGB_I420)
-        crop = cv2.warpAffine(bgr, matrix, spec.size_px, flags=cv2.INTER_AREA)
-    values = (crop.astype(np.float32) - spec.mean) / spec.std
+    width, height = spec.size_px
+    fine = max(1, round(1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))))
+    picture = y if spec.colour == "grey" else cv2.cvtColor(packed, cv2.COLOR_YUV2RGB_I420)
+    warped = cv2.warpAffine(picture, matrix * fine, (width * fine, height * fine))
+    crop = cv2.resize(warped, spec.size_px, interpolation=cv2.INTER_AREA)
+    values = (crop.reshape(height, width, -1).astype(np.float32) - spec.mean) / spec.std
     out[:] = values.transpose(2, 0, 1)
 
 
