@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from streamface.frame import GENDERS, Emotion, Gender
+from streamface.frame import GENDERS, Emotion, Frame, Gender
 from streamface.preprocess import crop_into
 from streamface.smoothing import EmotionSmoother, SmoothingSettings
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamface.card import ModelCard
-    from streamface.frame import BatchF32, Face, Frame, Planes
+    from streamface.frame import BatchF32, Face, Planes
 
 # Smoothing has a time constant of a quarter second: more looks do not change a label.
 _LOOKS_HZ: Final = 10.0
@@ -212,12 +213,8 @@ def _gender(track: _Track) -> Gender | None:
 def analyze(
     planes: Planes, faces: Sequence[Face], emotion: Predictor | None, gender: Predictor | None
 ) -> tuple[Face, ...]:
-    """Classify the faces of a single picture, with nothing remembered."""
-    from fractions import Fraction
-
-    from streamface.frame import Frame as OneFrame
-
+    """Return the faces of a single picture with emotion and gender, numbered from 1 in order."""
     numbered = tuple(replace(face, track_id=number) for number, face in enumerate(faces, start=1))
-    frame = OneFrame(0, 0, 0, Fraction(1), planes, faces=numbered)
+    frame = Frame(0, 0, 0, Fraction(1), planes, faces=numbered)
     FaceClassifier(emotion, gender).classify([frame])
     return frame.faces

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -292,7 +291,6 @@ class MediaSource:
         return self._container.demux([self._video, *self._copied])
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        failures: Counter[str] = Counter()
         while True:
             try:
                 packet = next(self._packets, None)
@@ -309,7 +307,6 @@ class MediaSource:
             try:
                 frames = packet.decode()
             except av.FFmpegError as exc:
-                failures[_reason(exc)] += 1
                 if not isinstance(exc, EOFError):
                     self.damage.undecodable_packets += 1
                     _log.debug("packet not decodable: %s", exc)

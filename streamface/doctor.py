@@ -43,7 +43,7 @@ SHIPPED = ("emotion", "gender")
 def print_report() -> bool:
     """Print versions, runtimes and models; return whether everything needed works."""
     prepare()
-    console = Console()
+    console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
     console.print(f"Python {sys.version.split()[0]} on {platform.platform()}, {_cpus()}")
     table = Table("package", "version", box=None)
     for package in _PACKAGES:
