@@ -140,7 +140,7 @@ def test_a_folder_of_photographs_is_searched_for_faces(evaluate, tmp_path, capsy
     [
         ("emotion", lambda folder: folder / "none.npz", "no such file"),
         ("gender", lambda folder: folder / "none.zip", "no such file"),
-        ("emotion", lambda folder: folder, "no pictures in sub-folders"),
+        ("emotion", lambda folder: folder, "no pictures in folders"),
         (
             "gender",
             lambda folder: fairface_zip(folder / "f.zip", ["train,0,3-9,White"]),
@@ -172,7 +172,7 @@ def test_shipped_gender_model_tells_fairface_apart():
     data = classifiers.load_gender(FAIRFACE)
     rows = np.flatnonzero(data.split == "train")[::200]
     model = classifiers.Model.open("gender")
-    pictures = (classifiers._planes(picture) for picture in data.pictures(rows))
+    pictures = (classifiers.planes_of(picture) for picture in data.pictures(rows))
     faces = zip(pictures, data.landmarks_px[rows], strict=True)
     answers = classifiers.ask(model, faces, data.labels[rows])
     assert answers.right.mean() > 0.75

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from streamface.card import InputSpec
-from streamface.errors import ModelError, SourceError
+from streamface.errors import ModelError, SourceError, UsageError
 from streamface.evaluation.calibration import (
     expected_error,
     fit_offsets,
@@ -25,12 +25,22 @@ torch = pytest.importorskip("torch", reason="training needs torch (extra [train]
 
 from streamface.model import Model, softmax  # noqa: E402
 from streamface.preprocess import crop_into, planes_from_grey  # noqa: E402
-from streamface.training import augment, emotion, export, gender, loop, nets  # noqa: E402
+from streamface.training import (  # noqa: E402
+    augment,
+    baselines,
+    emotion,
+    export,
+    figures,
+    gender,
+    loop,
+    muon,
+    nets,
+)
 
 POINTS = np.array([(5, 6), (11, 6), (8, 9), (5, 12), (10, 12)], np.float32)
 SPEC = InputSpec((16, 16), "grey", POINTS, (128.0,), (64.0,))
 NET = nets.NetConfig(channels=1, classes=2, stem=4, widths=(8, 8), depths=(1, 1))
-CONFIG = loop.TrainConfig(epochs=2, batch_size=16, peak_rate=0.05)
+CONFIG = loop.TrainConfig(epochs=2, batch_size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +84,7 @@ def weights(net):
 
 
 def test_a_run_learns_and_repeats_itself_bit_for_bit(tmp_path):
-    config = dataclasses.replace(CONFIG, epochs=15, ema_decay=0.8, mixup_prob=0.0)
+    config = dataclasses.replace(CONFIG, epochs=15, ema_pictures=80)
     first, second = fit(tmp_path / "a", config), fit(tmp_path / "b", config)
     assert torch.equal(weights(first), weights(second))
     lines = (tmp_path / "a" / "metrics.jsonl").read_text("utf-8").splitlines()
@@ -106,12 +116,80 @@ def test_a_checkpoint_of_other_options_is_refused(tmp_path):
 
 
 def test_rate_climbs_then_falls_to_nothing():
-    rates = [loop.learning_rate(step, 100, CONFIG) for step in range(201)]
-    peak = int(np.argmax(rates))
-    assert rates[0] < rates[peak] == pytest.approx(CONFIG.peak_rate)
-    assert rates[-1] == pytest.approx(0, abs=1e-9)
-    assert all(np.diff(rates[:peak]) > 0)
-    assert all(np.diff(rates[peak:]) < 0)
+    shares = [loop.rate_share(step / 200, warmup_frac=0.1) for step in range(201)]
+    peak = int(np.argmax(shares))
+    assert peak == 20
+    assert shares[0] < shares[peak] == pytest.approx(1)
+    assert shares[-1] == pytest.approx(0, abs=1e-9)
+    assert all(np.diff(shares[1 : peak + 1]) > 0)
+    assert all(np.diff(shares[peak:]) < 0)
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
+def test_an_orthogonal_update_keeps_directions_and_evens_their_sizes(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    even = muon.orthogonal(u @ torch.diag(s) @ v)
+    sizes = torch.linalg.svdvals(even)
+    assert sizes.max() < 1.3
+    assert (sizes > 0.5).float().mean() > 0.8  # the smallest of a square matrix lag behind
+    assert torch.sum(even * (u @ v)) / (even.norm() * (u @ v).norm()) > 0.95
+
+
+def test_muon_turns_weights_at_their_own_length():
+    weight = torch.nn.Parameter(torch.full((4, 2, 3, 3), 5.0))
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    muon.Muon([weight], lr=0.0).step()
+    assert weight.norm().item() == pytest.approx(4**0.5, rel=1e-5)
+    before = weight.detach().clone()
+    muon.Muon([weight], lr=0.1).step()
+    assert (weight - before).norm().item() == pytest.approx(0.1 * 4**0.5, rel=0.3)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_every_optimizer_learns(tmp_path, optimizer):
+    rate = {"sgd": 0.05, "adam": 0.01, "muon": 0.05}[optimizer]
+    config = dataclasses.replace(
+        CONFIG, epochs=12, optimizer=optimizer, peak_rate=rate, ema_pictures=80
+    )
+    fit(tmp_path, config)
+    lines = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(lines[-1])["val_accuracy"] > 0.9
+
+
+def test_mixed_precision_learns_on_the_cpu_too(tmp_path):
+    fit(tmp_path, dataclasses.replace(CONFIG, epochs=15, amp=True, ema_pictures=80))
+    lines = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(lines[-1])["val_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("cuda:7", "--device cuda:7"), ("gpu", "no device of torch's")]
+)
+def test_a_device_that_is_not_there_is_refused(name, words):
+    if name == "cuda:7" and torch.cuda.device_count() > 7:
+        pytest.skip("this machine has eight GPUs")
+    with pytest.raises(UsageError, match=words):
+        loop.open_device(name)
+
+
+def test_the_loss_of_two_heads_is_the_sum_of_theirs():
+    logits, targets = torch.randn(5, 4), torch.softmax(torch.randn(5, 4), 1)
+    left = loop.soft_cross_entropy(logits[:, :1], targets[:, :1])
+    right = loop.soft_cross_entropy(logits[:, 1:], targets[:, 1:])
+    both = loop.soft_cross_entropy(logits, targets, (1, 3))
+    torch.testing.assert_close(both, left + right)
+
+
+def test_crops_grow_with_the_epochs_and_show_the_same():
+    config = dataclasses.replace(CONFIG, epochs=6, sides_px=(8, 16))
+    assert [loop.side_of(epoch, SPEC, config) for epoch in range(6)] == [8, 8, 8, 16, 16, 16]
+    maps = torch.tensor([[[2.0, 0, 3], [0, 2, 5]]])
+    small = loop._for_side(maps, 8, SPEC)
+    for corner in ((0.0, 0.0), (1.0, 1.0)):
+        large_px = torch.tensor((*(16 * c for c in corner), 1.0))
+        small_px = torch.tensor((*(8 * c for c in corner), 1.0))
+        torch.testing.assert_close(maps @ large_px, small @ small_px)
 
 
 def test_average_of_two_steps_by_hand():
@@ -144,11 +222,11 @@ def test_gender_crops_are_what_crop_into_cuts(side_px, edges):
     planes = Planes.from_rgb(blocks, Colour("bt601", full_range=True))
     crop_into(planes, data.FAIRFACE_LANDMARKS_PX, spec, out)
     faces = data.GenderData(
-        jpegs=(png(blocks),),
+        files=(png(blocks),),
         labels=np.array([0]),
         split=np.array(["train"]),
         race=np.array(["x"]),
-        adult=np.array([True]),
+        age=np.array([30]),
         landmarks_px=data.FAIRFACE_LANDMARKS_PX[None],
     )
     crops = gender.validation_set(faces, np.array([0]), spec).crops[0].numpy()
@@ -191,13 +269,44 @@ def test_jitter_keeps_the_middle_of_the_face_in_the_picture():
 def test_an_export_opens_and_agrees_with_the_net(tmp_path):
     net = fit(tmp_path / "run")
     _, validation = sets()
-    story = export.Story("toy", ("top", "bottom"), {"seed": 0})
-    card = export.export(net, story, SPEC, validation, tmp_path)
+    answer = export.Answer("toy", ("top", "bottom"), validation, {"seed": 0})
+    (card,) = export.export(net, [answer], SPEC, tmp_path)
     model = Model.open(tmp_path / "toy.json")
     probs = model.predict(validation.crops.numpy())
     logits = loop.logits_of(net, validation.crops).numpy()
     np.testing.assert_allclose(probs, softmax(logits / np.float32(card.temperature)), atol=1e-4)
     assert card.trained["metrics"]["validation"]["pictures"] == len(logits)
+
+
+def test_two_answers_share_one_file_and_keep_apart(tmp_path):
+    _, validation = sets()
+    net = nets.ResidualNet(dataclasses.replace(NET, classes=5)).eval()
+    three = loop.ValidationSet(validation.crops, validation.labels)
+    answers = [
+        export.Answer("toy", ("top", "bottom"), validation, {}),
+        export.Answer("toy-three", ("a", "b", "c"), three, {}, output="logits_three"),
+    ]
+    first, second = export.export(net, answers, SPEC, tmp_path)
+    assert first.onnx == second.onnx == "toy.onnx"
+    logits = loop.logits_of(net, validation.crops).numpy()
+    for card, part in ((first, logits[:, :2]), (second, logits[:, 2:])):
+        model = Model.open(tmp_path / f"{card.name}.json")
+        probs = model.predict(validation.crops.numpy())
+        model.close()
+        np.testing.assert_allclose(probs, softmax(part / np.float32(card.temperature)), atol=1e-4)
+
+
+def test_pictures_of_a_run_are_drawn(tmp_path):
+    fit(tmp_path)
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], np.float32)
+    labels = np.array([0, 1, 1])
+    drawn = [
+        figures.draw_curves(tmp_path),
+        figures.draw_confusion(labels, probs.argmax(1), ("a", "b"), tmp_path / "c.png"),
+        figures.draw_reliability({"x": probs}, labels, tmp_path / "r.png"),
+    ]
+    for path in drawn:
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_run_folder_keeps_the_commit_it_started_from(tmp_path):
@@ -300,11 +409,11 @@ def png(image):
 def test_held_out_pictures_are_never_learnt():
     count = 200
     faces = data.GenderData(
-        jpegs=(b"",) * count,
+        files=(b"",) * count,
         labels=np.zeros(count, np.int64),
         split=np.array(["train", "val"] * (count // 2)),
         race=np.array(["x"] * count),
-        adult=np.ones(count, bool),
+        age=np.full(count, 30),
         landmarks_px=np.zeros((count, 5, 2), np.float32),
     )
     rows, held_out = gender.split_rows(faces, seed=1)
@@ -315,8 +424,24 @@ def test_held_out_pictures_are_never_learnt():
 
 
 def test_the_shipped_nets_have_the_classes_of_the_package():
-    assert nets.ResidualNet(emotion.NET).head.out_features == len(EMOTIONS)
+    assert nets.ResidualNet(emotion.NET).head.out_features == 2 * len(EMOTIONS)
     assert nets.ResidualNet(gender.NET).head.out_features == len(GENDERS)
+
+
+def test_baselines_take_what_they_are_made_for():
+    assert baselines.ThreeStage().eval()(torch.zeros(2, 1, 48, 48)).shape == (2, len(EMOTIONS))
+    assert baselines.VggStyle().eval()(torch.zeros(2, 3, 64, 64)).shape == (2, len(GENDERS))
+
+
+def test_the_second_phase_sees_rare_classes_half_of_the_time():
+    labels = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)
+    maps = torch.eye(2, 3).expand(100, 2, 3)
+    images = labels.to(torch.uint8).view(-1, 1, 1, 1)
+    train = loop.TrainSet(images, torch.eye(3)[labels], maps, maps)
+    again = baselines.rare_first(train, seed=1)
+    assert len(again.images) == 100
+    assert torch.equal(again.images.flatten().long(), again.targets.argmax(1))
+    assert (again.targets.argmax(1) > 0).float().mean() == pytest.approx(0.5, abs=0.15)
 
 
 def test_calibration_error_by_hand():

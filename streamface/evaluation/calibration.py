@@ -17,10 +17,21 @@ _LEAST_RIGHT: Final = 0.4
 
 def expected_error(probs: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the expected calibration error of (N, K) probabilities, 0..1, in 15 equal bins."""
+    said, share_right, counts = reliability(probs, labels)
+    return float((np.abs(said - share_right) * counts).sum() / max(1, len(labels)))
+
+
+def reliability(
+    probs: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return mean top probability, share right and count of each bin that holds any answers."""
     top, right = probs.max(1), probs.argmax(1) == labels
     bins = np.minimum((top * _BINS).astype(np.int64), _BINS - 1)
-    gaps = [abs(float(top[bins == b].sum()) - int(right[bins == b].sum())) for b in range(_BINS)]
-    return sum(gaps) / max(1, len(labels))
+    counts = np.bincount(bins, minlength=_BINS)
+    held = np.flatnonzero(counts)
+    said = np.bincount(bins, top, _BINS)[held] / counts[held]
+    share_right = np.bincount(bins, right, _BINS)[held] / counts[held]
+    return said, share_right, counts[held]
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -13,10 +13,11 @@ from streamface.card import load, save
 from streamface.detect import YuNetDetector, find_model
 from streamface.errors import UsageError
 from streamface.evaluation.calibration import expected_error
-from streamface.frame import EMOTIONS, GENDERS, Colour, Planes
+from streamface.frame import EMOTIONS, GENDERS
 from streamface.model import Model, card_path
 from streamface.preprocess import crop_into, planes_from_grey
-from streamface.training.data import load_emotion, load_folder, load_gender
+from streamface.training.data import UNKNOWN_AGE, load_emotion, load_folder, load_gender
+from streamface.training.folders import TIGHT_PX, planes_of
 from streamface.training.landmarks import find_landmarks
 
 if TYPE_CHECKING:
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamface.card import InputSpec
-    from streamface.frame import BatchF32, ImageU8, PointsF32
+    from streamface.frame import BatchF32, Planes, PointsF32
 
 _Score: TypeAlias = "Callable[[Model, Path, str], dict[str, object]]"
 _EMOTION_SPLITS: Final = {"train": "train", "public": "val", "private": "test"}
 _HEADER: Final = ("task", "data", "split", "sha256", "provider", "ms_per_face")
 _CHUNK: Final = 256
 _TIMED: Final = 200
-_TIGHT_PX: Final = 100
-"""A folder picture this small is taken for a cut-out face, framed as FER-2013 frames faces."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,24 +153,33 @@ def _score_emotion(model: Model, path: Path, split: str) -> dict[str, object]:
 
 
 def _score_gender(model: Model, path: Path, split: str) -> dict[str, object]:
-    if path.is_dir() and not (path / "labels.csv").exists():
-        return _score_folder(model, path, GENDERS)
     data = load_gender(path)
-    rows = np.flatnonzero(data.split == split)
-    if not len(rows):
+    if path.is_dir() and not data.race.any():
+        return _score_folder(model, path, GENDERS)
+    if split not in data.split:
         known = ", ".join(sorted(set(data.split)))
         raise UsageError(f"{path} has no split '{split}'; it has {known}")
-    pictures = (_planes(picture) for picture in data.pictures(rows))
+    data = data.found()
+    with_face = np.isfinite(data.landmarks_px).all((1, 2))
+    rows = np.flatnonzero((data.split == split) & with_face)
+    pictures = (planes_of(picture) for picture in data.pictures(rows))
     answers = ask(model, zip(pictures, data.landmarks_px[rows], strict=True), data.labels[rows])
     adult = data.adult[rows]
     groups = _by_group(answers, data.race[rows], adult)
+    ages = data.age_groups()[rows]
     return {
         **_header(model, path, split),
         **answers.summary(GENDERS),
         "accuracy_adults": mean(answers.right[adult]),
         "faces_adults": int(adult.sum()),
+        "faces_not_found": int(((data.split == split) & ~with_face).sum()),
         "by_group": groups,
         "worst_group_error_adults": max((g["error"] for g in groups.values()), default=None),
+        "by_age": {
+            age: {"error": round(1 - float(hits.mean()), 4), "faces": len(hits)}
+            for age in sorted(set(ages), key=_youngest)
+            if len(hits := answers.right[ages == age])
+        },
     }
 
 
@@ -238,10 +246,6 @@ def _header(model: Model, path: Path, split: str) -> dict[str, object]:
     }
 
 
-def _planes(picture: ImageU8) -> Planes:
-    return Planes.from_rgb(picture, Colour("bt601", full_range=True))  # what a JPEG holds
-
-
 def _by_group(
     answers: Answers, race: NDArray[np.str_], adult: NDArray[np.bool_]
 ) -> dict[str, dict[str, float]]:
@@ -254,6 +258,11 @@ def _by_group(
                 error = round(1 - float(answers.right[member].mean()), 4)
                 out[f"{name} {gender}"] = {"error": error, "faces": int(member.sum())}
     return out
+
+
+def _youngest(age_group: str) -> int:
+    digits = age_group.split("-", maxsplit=1)[0].rstrip("+")
+    return int(digits) if digits.isdigit() else UNKNOWN_AGE
 
 
 def _score_folder(
@@ -269,8 +278,8 @@ def _score_folder(
     faces: list[tuple[Planes, PointsF32]] = []
     kept: list[int] = []
     for i, picture in enumerate(pictures):
-        planes = _planes(picture)
-        small = tight is not None and max(planes.size_px) <= _TIGHT_PX
+        planes = planes_of(picture)
+        small = tight is not None and max(planes.size_px) <= TIGHT_PX
         found = () if small else detector.detect(planes)
         if small and tight is not None:
             faces.append((planes, framed_landmarks(tight, planes.size_px)))

@@ -6,14 +6,26 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from rich.console import Console
 from rich.progress import Progress
 
+from streamface.backends import open_backend
 from streamface.errors import UsageError
-from streamface.training.loop import TrainConfig
+from streamface.model import Model, softmax
+from streamface.training.export import export
+from streamface.training.figures import draw_confusion, draw_reliability
+from streamface.training.loop import TrainConfig, open_device
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import nn
+
+    from streamface.card import InputSpec
+    from streamface.training.export import Answer
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, epochs: int) -> None:
@@ -22,9 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser, *, epochs: int) -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder, made if missing")
     parser.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=256, help="default: %(default)s")
     parser.add_argument(
-        "--peak-rate", type=float, default=0.08, help="learning rate at its peak; default: 0.08"
+        "--optimizer", choices=("muon", "sgd", "adam"), default="muon", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--peak-rate", type=float, default=0.05, help="learning rate at its peak; default: 0.05"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--amp", action="store_true", help="mixed precision; for GPUs, most CPUs only lose by it"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile: faster, needs a C++ compiler"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
@@ -47,9 +69,20 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
         epochs=args.epochs,
         seed=args.seed,
         batch_size=args.batch_size,
+        optimizer=args.optimizer,
         peak_rate=args.peak_rate,
         threads=args.threads,
+        device=device_name(args.device),
+        amp=args.amp,
+        compiled=args.compile,
     )
+
+
+def device_name(asked: str) -> str:
+    """Return the device to train on: "auto" is a GPU where torch sees one, else the CPU."""
+    if asked != "auto":
+        return str(open_device(asked))
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextlib.contextmanager
@@ -58,3 +91,26 @@ def counter(what: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+
+
+def publish(
+    net: nn.Module, answers: Sequence[Answer], spec: InputSpec, args: argparse.Namespace
+) -> None:
+    """Export to --out, with pictures of confusions and reliability, and to --ship if given."""
+    console = Console(soft_wrap=True)
+    for card in export(net, answers, spec, args.out):
+        answer = next(answer for answer in answers if answer.name == card.name)
+        labels = answer.validation.labels.numpy()
+        model = Model(card, open_backend(args.out / f"{card.name}.json"))
+        calm = model.predict(answer.validation.crops.numpy())
+        model.close()
+        console.print(f"{args.out / card.onnx}, {card.name}: {card.trained['metrics']}")
+        draw_confusion(labels, calm.argmax(1), card.labels, args.out / f"{card.name}-confusion.png")
+        raw = softmax(np.log(np.maximum(calm, 1e-12)) * np.float32(card.temperature))
+        draw_reliability(
+            {"as trained": raw, "after temperature": calm},
+            labels,
+            args.out / f"{card.name}-reliability.png",
+        )
+    if args.ship is not None:
+        export(net, answers, spec, args.ship)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from streamface import card as cards
 from streamface.evaluation.calibration import expected_error, fit_temperature, uncertain_threshold
@@ -20,9 +21,9 @@ from streamface.preprocess import probe
 from streamface.training.loop import logits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from torch import nn
+    from numpy.typing import NDArray
 
     from streamface.card import InputSpec, ModelCard
     from streamface.training.loop import ValidationSet
@@ -31,27 +32,43 @@ _OPSET: Final = 17
 _COMMIT_NOTE: Final = "commit.txt"
 
 
-@dataclass(frozen=True, slots=True)
-class Story:
-    """What a card tells people; nothing in it changes what the model does."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """One head of a net, and what its card tells people."""
 
     name: str
+    """Of the card. The ONNX file is named after the first answer."""
     labels: tuple[str, ...]
+    validation: ValidationSet
     trained: Mapping[str, object]
+    output: str = "logits"
 
 
 def export(
-    net: nn.Module, story: Story, spec: InputSpec, validation: ValidationSet, folder: Path
-) -> ModelCard:
-    """Write NAME.onnx and NAME.json to ``folder`` and return the card.
+    net: nn.Module, answers: Sequence[Answer], spec: InputSpec, folder: Path
+) -> list[ModelCard]:
+    """Write NAME.onnx and a card for each answer to ``folder``; return the cards.
 
-    The temperature and the threshold of "uncertain" are fitted on ``validation`` here.
+    net: its (N, K) logits hold those of all answers side by side. The temperature and the
+    threshold of "uncertain" of each are fitted on its validation set here.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{story.name}.onnx"
-    write_onnx(net, spec, path)
-    logits = logits_of(net, validation.crops).numpy()
-    labels = validation.labels.numpy()
+    path = folder / f"{answers[0].name}.onnx"
+    write_onnx(net, spec, path, {answer.output: len(answer.labels) for answer in answers})
+    cards_written = []
+    start = 0
+    for answer in answers:
+        stop = start + len(answer.labels)
+        logits = logits_of(net, answer.validation.crops).numpy()[:, start:stop]
+        card = _card(answer, path, spec, logits)
+        cards.save(card, folder / f"{answer.name}.json")
+        cards_written.append(card)
+        start = stop
+    return cards_written
+
+
+def _card(answer: Answer, onnx: Path, spec: InputSpec, logits: NDArray[np.float32]) -> ModelCard:
+    labels = answer.validation.labels.numpy()
     temperature = round(fit_temperature(logits, labels), 4)
     raw = softmax(logits)
     calibrated = softmax(np.divide(logits, temperature, dtype=np.float32))
@@ -61,36 +78,47 @@ def export(
         "ece_after_temperature": round(expected_error(calibrated, labels), 4),
         "pictures": len(labels),
     }
-    card = cards.ModelCard(
-        name=story.name,
+    return cards.ModelCard(
+        name=answer.name,
         kind="classifier",
-        onnx=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        onnx=onnx.name,
+        sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
         input=spec,
-        outputs=("logits",),
-        labels=story.labels,
+        outputs=(answer.output,),
+        labels=answer.labels,
         temperature=temperature,
         uncertain_below=round(uncertain_threshold(calibrated, labels), 3),
         preprocess_probe=probe(spec),
-        trained={**story.trained, "metrics": {"validation": measured}},
+        trained={**answer.trained, "metrics": {"validation": measured}},
     )
-    cards.save(card, folder / f"{story.name}.json")
-    return card
 
 
-def write_onnx(net: nn.Module, spec: InputSpec, path: Path) -> None:
-    """Write a net as ONNX: input "crops" (N, C, H, W), output "logits" (N, K), any N."""
+class _Heads(nn.Module):
+    """A net whose logits are handed out head by head."""
+
+    def __init__(self, net: nn.Module, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.sizes = list(sizes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.split(self.net(x), self.sizes, 1))
+
+
+def write_onnx(net: nn.Module, spec: InputSpec, path: Path, outputs: Mapping[str, int]) -> None:
+    """Write a net as ONNX: input "crops" (N, C, H, W), outputs by name (N, classes), any N."""
     example = torch.zeros(1, *spec.shape)
+    whole = net if len(outputs) == 1 else _Heads(net, list(outputs.values()))
     with warnings.catch_warnings():
         # torch's newer exporter needs onnxscript, which nothing else here does.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            net.eval(),
+            whole.eval(),
             (example,),
             str(path),
             input_names=["crops"],
-            output_names=["logits"],
-            dynamic_axes={"crops": {0: "n"}, "logits": {0: "n"}},
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "n"} for name in ("crops", *outputs)},
             opset_version=_OPSET,
             dynamo=False,
         )
