@@ -14,7 +14,6 @@ import torch
 
 from streamface.errors import StreamfaceError
 from streamface.training import commandline, emotion, figures
-from streamface.training.augment import LIGHT
 from streamface.training.data import load_emotion
 from streamface.training.export import note_commit, noted_commit
 from streamface.training.loop import fit, load_ema
@@ -26,10 +25,9 @@ def run(args: argparse.Namespace) -> None:
     data = load_emotion(args.data)
     config = replace(
         commandline.config_of(args),
-        augment=LIGHT,
+        augment=emotion.AUGMENT,
         align_prob=emotion.ALIGN_PROB,
         heads=emotion.heads_of(data),
-        sides_px=emotion.SIDES_PX,
     )
     with commandline.counter("finding landmarks", int(np.sum(data.split != "test"))) as tick:
         landmarks = emotion.landmarks_of(data, args.out / "landmarks.npy", tick=tick)
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     """Parse, run, and turn our own errors into one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commandline.add_arguments(parser, epochs=48)
+    commandline.add_arguments(parser, epochs=40)
     try:
         run(parser.parse_args())
     except StreamfaceError as error:

@@ -17,6 +17,7 @@ from streamface.card import InputSpec
 from streamface.evaluation.calibration import fit_offsets
 from streamface.frame import EMOTIONS
 from streamface.preprocess import crop_into, planes_from_grey
+from streamface.training.augment import AugmentConfig
 from streamface.training.data import FER_SIDE_PX
 from streamface.training.export import Answer
 from streamface.training.landmarks import find_landmarks, robust_template
@@ -42,10 +43,19 @@ NET: Final = NetConfig(
     stem_stride=2,
     widths=(96, 192),
     depths=(3, 2),
-    dropout=0.05,
+    dropout=0.1,
 )
-SIDES_PX: Final = (32, 40, 48)
-"""A third of the epochs each: small crops teach most of it at half the cost."""
+AUGMENT: Final = AugmentConfig(
+    rotate_deg=10.0,
+    scale_frac=0.1,
+    shift_frac=0.05,
+    blur_prob=0.08,
+    shrink_prob=0.1,
+    jpeg_prob=0.08,
+    noise_prob=0.08,
+    occlude_prob=0.25,
+    occlude_frac=0.4,
+)
 ALIGN_PROB: Final = 0.75  # the rest keeps the net right on loosely framed pictures
 VOTE_SHARE: Final = 0.3  # of FER-2013's head: votes are cleaner, the label is what is asked for
 
