@@ -110,14 +110,14 @@ class Analyzer:
     def __init__(self, **options: object) -> None:
         """options: fields of ``streamface.Settings`` that concern finding and reading faces."""
         from streamface.app import open_detector
-        from streamface.model import Model
+        from streamface.model import DEFAULT_MODELS, Model
 
         prepare()
         settings = _settings("-", options)
         self._detector: YuNetDetector = open_detector(settings)
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
         self._models: dict[str, Model] = {
-            task: Model.open(given[task] or task) for task in settings.tasks
+            task: Model.open(given[task] or DEFAULT_MODELS[task]) for task in settings.tasks
         }
 
     def __call__(self, image: ImageU8) -> tuple[Face, ...]:

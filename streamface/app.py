@@ -133,13 +133,13 @@ class Run:
         return targets
 
     def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
-        from streamface.model import Model
+        from streamface.model import DEFAULT_MODELS, Model
 
         settings = self.settings
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
         models = {}
         for task in settings.tasks:
-            models[task] = Model.open(given[task] or task)
+            models[task] = Model.open(given[task] or DEFAULT_MODELS[task])
             cleanup.callback(models[task].close)
         self._detector = open_detector(settings)
         return models

@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_run(commands.add_parser("run", help="process a source", description=_RUN_DESCRIPTION))
-    models = commands.add_parser("models", help="list the shipped models and their hashes")
+    models = commands.add_parser("models", help="list the shipped models, or show a model's card")
+    models.add_argument("name", nargs="?", metavar="MODEL", help="a shipped name or a card's path")
     models.set_defaults(command=_models)
     doctor = commands.add_parser("doctor", help="print versions, runtimes and models")
     doctor.set_defaults(command=_doctor)
@@ -123,8 +124,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tasks", type=_words, default=TASKS, metavar="LIST", help="emotion,gender (default both)"
     )
-    group.add_argument("--emotion-model", type=_path, metavar="CARD")
-    group.add_argument("--gender-model", type=_path, metavar="CARD")
+    group.add_argument(
+        "--emotion-model", type=_path, metavar="MODEL",
+        help="a name that `streamface models` lists, such as emotion-ferplus, or a card's path",
+    )  # fmt: skip
+    group.add_argument("--gender-model", type=_path, metavar="MODEL", help="likewise")
     group.add_argument(
         "--classify-every", type=_whole, metavar="N",
         help="look at a face's emotion every Nth frame (default: about 10 times a second)",
@@ -323,10 +327,13 @@ def _set_up_logging(level: str) -> None:
     logging.getLogger("streamface").setLevel(level.upper())
 
 
-def _models(_: argparse.Namespace) -> int:
-    from streamface.doctor import print_models
+def _models(arguments: argparse.Namespace) -> int:
+    from streamface.doctor import print_card, print_models
 
-    print_models()
+    if arguments.name is None:
+        print_models()
+    else:
+        print_card(arguments.name)
     return DONE
 
 

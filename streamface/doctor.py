@@ -15,7 +15,9 @@ from streamface.errors import StreamfaceError
 from streamface.kernelcache import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from streamface.card import ModelCard
 
 _PACKAGES = (
     "streamface",
@@ -37,7 +39,6 @@ _PACKAGES = (
 _OPTIONAL = frozenset(
     {"opencv-python", "onnxruntime-gpu", "pyarrow", "torch", "tensorrt", "tensorrt-rtx"}
 )
-SHIPPED = ("emotion", "gender")
 
 
 def print_report() -> bool:
@@ -63,21 +64,82 @@ def print_report() -> bool:
 
 
 def print_models() -> None:
-    """Print each shipped model with its hash and what its card says. Raises ModelError."""
-    from streamface.model import Model
+    """List the shipped models, each checked to be whole, with hash and card. Raises ModelError."""
+    from streamface.model import DEFAULT_MODELS, Model, card_path, shipped_names
 
     prepare()
-    console = Console(soft_wrap=True)
-    console.print(next(iter(_detector_lines())), highlight=False)
-    for name in SHIPPED:
-        model = Model.open(name)
+    console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
+    for line in _detector_lines():
+        console.print(line, highlight=False)
+    for name in shipped_names():
+        path = card_path(name)
+        model = Model.open(path)
         card = model.card
-        console.print(f"[bold]{name}[/bold]  {card.onnx}  sha256 {card.sha256}", highlight=False)
-        width, height = card.input.size_px
-        console.print(f"  input {width}x{height} {card.input.colour}; {', '.join(card.labels)}")
-        for key, value in card.trained.items():
-            console.print(f"  {key}: {value}", highlight=False, markup=False)
         model.close()
+        width, height = card.input.size_px
+        size_mb = (path.parent / card.onnx).stat().st_size / 1e6
+        used = ", used by default" if name in DEFAULT_MODELS.values() else ""
+        console.print(
+            f"model [bold]{name}[/bold]: {card.onnx}, {size_mb:.1f} MB, {width}x{height} "
+            f"{card.input.colour}, {', '.join(card.labels)}; {_accuracy(card)}{used}",
+            highlight=False,
+        )
+        console.print(f"  sha256 {card.sha256} (whole)", highlight=False)
+        console.print(f"  card {path}", highlight=False)
+    console.print("`streamface models NAME` shows a card: data, licences, figures, limits.")
+
+
+def print_card(name_or_card_path: str) -> None:
+    """Print all that a model's card says, after checking that its file is whole.
+
+    Raises ModelError for a name or file that is not there, altered or malformed.
+    """
+    from streamface.model import Model, card_path
+
+    prepare()
+    console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
+    path = card_path(name_or_card_path)
+    model = Model.open(path)
+    card = model.card
+    model.close()
+    width, height = card.input.size_px
+    console.print(f"[bold]{card.name}[/bold]  {path}", highlight=False)
+    console.print(f"{card.onnx}  sha256 {card.sha256} (whole)", highlight=False)
+    console.print(f"input {width}x{height} {card.input.colour}, aligned on five landmarks")
+    console.print(f"classes {', '.join(card.labels)}", highlight=False)
+    console.print(
+        f"temperature {card.temperature}; uncertain below {card.uncertain_below}", highlight=False
+    )
+    _print_values(console, card.trained, "")
+
+
+def _print_values(console: Console, values: Mapping[str, object], indent: str) -> None:
+    """Print nested values as they stand in the card; tables of numbers as tables."""
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            console.print(f"{indent}{key}: {value}", highlight=False, markup=False)
+            continue
+        console.print(f"{indent}{key}:", highlight=False, markup=False)
+        rows = list(value.values())
+        if rows and all(isinstance(row, dict) for row in rows) and _flat(rows):
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            table = Table("", *columns, box=None, padding=(0, 1))
+            for name, row in value.items():
+                table.add_row(f"{indent}  {name}", *(str(row.get(c, "")) for c in columns))
+            console.print(table)
+        else:
+            _print_values(console, value, indent + "  ")
+
+
+def _flat(rows: list[dict[str, object]]) -> bool:
+    return not any(isinstance(cell, dict) for row in rows for cell in row.values())
+
+
+def _accuracy(card: ModelCard) -> str:
+    metrics = card.trained.get("metrics")
+    validation = metrics.get("validation") if isinstance(metrics, dict) else None
+    found = validation.get("accuracy") if isinstance(validation, dict) else None
+    return f"{100 * found:.1f} % right on validation" if isinstance(found, float) else "unmeasured"
 
 
 def _cpus() -> str:
@@ -116,10 +178,10 @@ def _opencv() -> str:
 
 
 def _model_lines() -> Iterator[str]:
-    from streamface.model import Model
+    from streamface.model import Model, shipped_names
 
     yield from _detector_lines()
-    for name in SHIPPED:
+    for name in shipped_names():
         model = Model.open(name)
         yield f"model {name}: sha256 {model.card.sha256} (whole), runs on {model.provider}"
         model.close()

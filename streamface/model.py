@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from streamface.card import ModelCard
     from streamface.frame import BatchF32
 
+DEFAULT_MODELS: Final = {"emotion": "emotion", "gender": "gender"}
+"""The shipped model that ``run`` uses for each task."""
 _PROBE_TOLERANCE: Final = 0.02  # in standard deviations of the input; a grey level is 0.016
 
 

@@ -33,7 +33,7 @@ class Settings:
     # Reading faces
     tasks: tuple[str, ...] = TASKS
     emotion_model: Path | None = None
-    """A model card that replaces the shipped one; likewise gender_model."""
+    """A shipped name or the path of a card, instead of the default; likewise gender_model."""
     gender_model: Path | None = None
     classify_every: int | None = None
     """Frames between two looks at a track's emotion; None: about 10 looks a second."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from streamface.card import load, save
 from streamface.detect import YuNetDetector, find_model
-from streamface.errors import UsageError
+from streamface.errors import ModelError, UsageError
 from streamface.evaluation.calibration import expected_error
 from streamface.frame import EMOTIONS, GENDERS
-from streamface.model import Model, card_path
+from streamface.model import DEFAULT_MODELS, Model, card_path
 from streamface.preprocess import crop_into, planes_from_grey
 from streamface.training.data import UNKNOWN_AGE, load_emotion, load_folder, load_gender
 from streamface.training.folders import TIGHT_PX, planes_of
@@ -22,14 +22,16 @@ from streamface.training.landmarks import find_landmarks
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from streamface.card import InputSpec
+    from streamface.card import InputSpec, ModelCard
     from streamface.frame import BatchF32, Planes, PointsF32
 
-_Score: TypeAlias = "Callable[[Model, Path, str], dict[str, object]]"
+_Score: TypeAlias = "Callable[[Model, Path, argparse.Namespace], dict[str, object]]"
+FERPLUS_OUTPUT: Final = "logits_ferplus"
+"""The ONNX output of an emotion model's second answer."""
 _EMOTION_SPLITS: Final = {"train": "train", "public": "val", "private": "test"}
 _HEADER: Final = ("task", "data", "split", "sha256", "provider", "ms_per_face")
 _CHUNK: Final = 256
@@ -79,12 +81,40 @@ def add_emotion_arguments(parser: argparse.ArgumentParser) -> None:
         default="private",
         help="part of FER-2013 (default: %(default)s; choose models on public)",
     )
+    parser.add_argument(
+        "--as-framed", action="store_true", help="score pictures as they are, not aligned"
+    )
 
 
 def add_gender_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the gender evaluation."""
     _add_arguments(parser, "FairFace zip or folder with labels.csv, or a folder by class")
     parser.add_argument("--split", default="val", help="as in labels.csv (default: %(default)s)")
+
+
+def training_faces(path: Path, spec: InputSpec, count: int) -> Iterator[tuple[Planes, PointsF32]]:
+    """Yield up to ``count`` training faces of an emotion set (grey crops) or a gender set (RGB).
+
+    They are spread evenly over the set, each with its (5, 2) landmarks; faces that are not found
+    are left out.
+    """
+    if spec.colour == "rgb":
+        data = load_gender(path)
+        rows = _spread(np.flatnonzero(data.split == "train"), count)
+        known = data.only(rows).found()
+        for picture, landmarks in zip(
+            known.pictures(range(len(rows))), known.landmarks_px, strict=True
+        ):
+            if np.isfinite(landmarks).all():
+                yield planes_of(picture), landmarks
+        return
+    emotions = load_emotion(path)
+    rows = _spread(emotions.training_rows(), count)
+    for image, landmarks in zip(
+        emotions.images[rows], find_landmarks(emotions.images[rows]), strict=True
+    ):
+        if np.isfinite(landmarks).all():
+            yield planes_from_grey(image), landmarks
 
 
 def run_emotion(args: argparse.Namespace) -> dict[str, object]:
@@ -104,22 +134,25 @@ def run_gender(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _run(args: argparse.Namespace, name: str, score: _Score) -> dict[str, object]:
-    model = Model.open(args.model or name)
+    path = card_path(args.model or DEFAULT_MODELS[name])
+    model = Model.open(path)
     try:
-        report = score(model, Path(args.data), args.split)
+        report = score(model, path, args)
     finally:
         model.close()
     if args.record:
-        record(report, args.model or name)
+        record(report, path)
     return report
 
 
-def _score_emotion(model: Model, path: Path, split: str) -> dict[str, object]:
+def _score_emotion(model: Model, card: Path, args: argparse.Namespace) -> dict[str, object]:
     """Score FER-2013 with its faces found and aligned, as ``run`` does, or a folder.
 
     accuracy_as_framed is the accuracy without alignment; pictures in which no face is found are
-    always taken as they are framed.
+    always taken as they are framed. ferplus_accuracy is that of the answer trained on FER+, where
+    the model has one; ferplus_accuracy_as_shown that of the answer which all else is about.
     """
+    path, split = args.data, args.split
     if path.is_dir():
         return _score_folder(model, path, EMOTIONS, tight=model.card.input)
     data = load_emotion(path)
@@ -132,9 +165,18 @@ def _score_emotion(model: Model, path: Path, split: str) -> dict[str, object]:
     missed = ~np.isfinite(found).all(axis=(1, 2))
     found[missed] = template
     planes = [planes_from_grey(image) for image in images]
-    answers = ask(model, zip(planes, found, strict=True), data.labels[rows])
-    as_framed = ask(model, ((p, template) for p in planes), data.labels[rows])
+    if args.as_framed:
+        found[:] = template
+    labels = data.labels[rows]
+    answers = ask(model, zip(planes, found, strict=True), labels)
+    as_framed = ask(model, ((p, template) for p in planes), labels)
     said = answers.probs.argmax(1)
+    by_ferplus = said
+    ferplus_card = _ferplus_answer(model.card, card)
+    if ferplus_card is not None:
+        other = Model.open(ferplus_card)
+        by_ferplus = ask(other, zip(planes, found, strict=True), labels).probs.argmax(1)
+        other.close()
     afraid = answers.labels == EMOTIONS.index("fear")
     original = ~data.near_copy[rows]
     majority = data.ferplus_labels()[rows]
@@ -147,12 +189,26 @@ def _score_emotion(model: Model, path: Path, split: str) -> dict[str, object]:
         "accuracy_clean": mean(answers.right[original]),
         "faces_clean": int(original.sum()),
         "fear_as_surprise": mean(said[afraid] == EMOTIONS.index("surprise")),
-        "ferplus_accuracy": mean(said[clear] == majority[clear]),
+        "ferplus_accuracy": mean(by_ferplus[clear] == majority[clear]),
+        "ferplus_accuracy_as_shown": mean(said[clear] == majority[clear]),
         "faces_ferplus": int(clear.sum()),
     }
 
 
-def _score_gender(model: Model, path: Path, split: str) -> dict[str, object]:
+def _ferplus_answer(shown: ModelCard, card: Path) -> Path | None:
+    """Return the card of the same ONNX's answer by FER+'s convention, if it stands beside."""
+    for path in sorted(card.parent.glob("*.json")):
+        try:
+            other = load(path)
+        except ModelError:  # some other JSON
+            continue
+        if other.onnx == shown.onnx and other.outputs == (FERPLUS_OUTPUT,):
+            return path
+    return None
+
+
+def _score_gender(model: Model, _: Path, args: argparse.Namespace) -> dict[str, object]:
+    path, split = args.data, args.split
     data = load_gender(path)
     if path.is_dir() and not data.race.any():
         return _score_folder(model, path, GENDERS)
@@ -219,7 +275,9 @@ def mean(values: NDArray[np.bool_]) -> float | None:
 
 def _add_arguments(parser: argparse.ArgumentParser, data: str) -> None:
     parser.add_argument("--data", type=Path, required=True, help=data)
-    parser.add_argument("--model", help="path of a card (default: the shipped model)")
+    parser.add_argument(
+        "--model", help="shipped name or path of a card (default: the model that run uses)"
+    )
     parser.add_argument(
         "--record", action="store_true", help="write the figures into the model's card too"
     )
@@ -258,6 +316,10 @@ def _by_group(
                 error = round(1 - float(answers.right[member].mean()), 4)
                 out[f"{name} {gender}"] = {"error": error, "faces": int(member.sum())}
     return out
+
+
+def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
 
 
 def _youngest(age_group: str) -> int:

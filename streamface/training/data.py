@@ -218,6 +218,17 @@ class GenderData:
         for row in rows:
             yield decode_rgb(self.files[row], f"picture {row}")
 
+    def only(self, rows: NDArray[np.int64]) -> GenderData:
+        """Return the set of these rows alone."""
+        return GenderData(
+            files=tuple(self.files[row] for row in rows),
+            labels=self.labels[rows],
+            split=self.split[rows],
+            race=self.race[rows],
+            age=self.age[rows],
+            landmarks_px=self.landmarks_px[rows],
+        )
+
     def age_groups(self) -> NDArray[np.str_]:
         """(N,) FairFace's age groups: 0-2, 3-9, 10-19 ... 60-69, 70+, or "unknown"."""
         return np.array([_age_group(int(age)) for age in self.age])
