@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from streamface.card import InputSpec
 from streamface.errors import StreamfaceError, UsageError
 from streamface.frame import EMOTIONS, GENDERS
-from streamface.training import baselines, commandline, figures, gender
-from streamface.training.data import FER_LANDMARKS_PX, FER_SIDE_PX, load_emotion, load_gender
+from streamface.training import baselines, commandline, emotion, figures, gender
+from streamface.training.data import load_emotion, load_gender
 from streamface.training.export import Answer, note_commit
 from streamface.training.loop import TrainSet, ValidationSet, fit, load_ema
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from streamface.card import InputSpec
 
 _GENDER_SIDE_PX = 64
 
@@ -35,7 +36,7 @@ _GENDER_SIDE_PX = 64
 def train_emotion(args: argparse.Namespace) -> None:
     """Train the three-stage CNN, or go on from it with the rare classes."""
     data = load_emotion(args.data)
-    spec = InputSpec((FER_SIDE_PX, FER_SIDE_PX), "grey", FER_LANDMARKS_PX, (128.0,), (64.0,))
+    spec = emotion.input_spec()
     rows = np.flatnonzero(data.split == "val")
     crops = torch.from_numpy((data.images[rows, None].astype(np.float32) - 128) / 64)
     validation = ValidationSet(crops, torch.from_numpy(data.labels[rows]))

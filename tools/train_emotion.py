@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     )
     with commandline.counter("finding landmarks", int(np.sum(data.split != "test"))) as tick:
         landmarks = emotion.landmarks_of(data, args.out / "landmarks.npy", tick=tick)
-    spec = emotion.input_spec(data, landmarks)
+    spec = emotion.input_spec()
     validation = emotion.validation_set(data, landmarks, spec)
     torch.manual_seed(config.seed)
     net = ResidualNet(replace(emotion.NET, classes=sum(config.heads)))

@@ -47,7 +47,7 @@ _FERPLUS_TO_EMOTION: Final = {
 FER_LANDMARKS_PX: Final = np.array(
     ((14.91, 18.38), (32.52, 18.38), (23.71, 28.41), (16.57, 36.22), (30.86, 36.22)), np.float32
 )
-"""(5, 2): where landmarks stand in FER-2013 Training on average."""
+"""(5, 2): the mirror-symmetric median of YuNet's landmarks in FER-2013 Training."""
 _FAIRFACE_TABLES: Final = {"train": "fairface_label_train.csv", "val": "fairface_label_val.csv"}
 _ADULT: Final = 20
 UNKNOWN_AGE: Final = -1

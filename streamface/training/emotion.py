@@ -18,9 +18,9 @@ from streamface.evaluation.calibration import fit_offsets
 from streamface.frame import EMOTIONS
 from streamface.preprocess import crop_into, planes_from_grey
 from streamface.training.augment import AugmentConfig
-from streamface.training.data import FER_SIDE_PX
+from streamface.training.data import FER_LANDMARKS_PX, FER_SIDE_PX
 from streamface.training.export import Answer
-from streamface.training.landmarks import find_landmarks, robust_template
+from streamface.training.landmarks import find_landmarks
 from streamface.training.loop import TrainSet, ValidationSet, logits_of
 from streamface.training.nets import NetConfig
 
@@ -74,13 +74,12 @@ def landmarks_of(
     return out
 
 
-def input_spec(data: EmotionData, landmarks: NDArray[np.float32]) -> InputSpec:
+def input_spec() -> InputSpec:
     """Return what the net sees: grey, as large and framed as FER-2013 Training on average."""
-    template = robust_template(landmarks[data.split == "train"])
     return InputSpec(
         size_px=(FER_SIDE_PX, FER_SIDE_PX),
         colour="grey",
-        landmarks_px=np.round(template, 2),
+        landmarks_px=FER_LANDMARKS_PX,
         mean=(128.0,),
         std=(64.0,),
     )
@@ -96,9 +95,17 @@ def heads_of(data: EmotionData) -> tuple[int, ...]:
     return HEADS if has_votes(data) else HEADS[:1]
 
 
-def train_set(data: EmotionData, landmarks: NDArray[np.float32], spec: InputSpec) -> TrainSet:
-    """Return the pictures worth learning from, soft targets of each head, and both framings."""
-    rows = data.training_rows()
+def train_set(
+    data: EmotionData,
+    landmarks: NDArray[np.float32],
+    spec: InputSpec,
+    rows: NDArray[np.int64] | None = None,
+) -> TrainSet:
+    """Return the pictures worth learning from, soft targets of each head, and both framings.
+
+    rows: other pictures to learn from.
+    """
+    rows = data.training_rows() if rows is None else rows
     aligned = np.full((len(rows), 2, 3), np.nan, np.float32)
     for i, row in enumerate(rows):
         if np.isfinite(landmarks[row]).all():

@@ -43,11 +43,3 @@ def find_landmarks(
         out.append(points)
         tick()
     return np.stack(out)
-
-
-def robust_template(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the (5, 2) mirror-symmetric median of (N, 5, 2) landmarks, NaN rows left out."""
-    median = np.nanmedian(landmarks, axis=0)
-    centre_x = float(np.mean(median[:, 0]))
-    mirrored = median[[1, 0, 2, 4, 3]] * (-1, 1) + (2 * centre_x, 0)
-    return ((median + mirrored) / 2).astype(np.float32)

@@ -1,0 +1,115 @@
+"""The training tools from their command line: a tiny run of each, resumed, exported and scored."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch", reason="training needs torch (extra [train])")
+pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
+
+from streamface.frame import EMOTIONS
+
+ROOT = Path(__file__).parents[1]
+
+
+def tool(name, *words, monkeypatch):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+    return module.main()
+
+
+def picture(rng, shape):
+    return Image.fromarray(rng.integers(0, 256, shape).astype(np.uint8))
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Write a folder of 24 noise pictures, six of them for validation."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 18), ("val", 6)):
+        for i in range(count):
+            folder = tmp_path / "faces" / split / EMOTIONS[i % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture(rng, (48, 48)).save(folder / f"{i}.png")
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def genders(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = ["file,split,gender,age_group,race"]
+    folder = tmp_path / "genders"
+    folder.mkdir()
+    for i in range(40):
+        picture(rng, (144, 144, 3)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,train,{i % 2},20-29,White")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_emotion_from_a_folder_is_trained_resumed_and_scored(faces, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    words = ("--data", faces, "--out", out, "--batch-size", 8)
+    assert tool("train_emotion", *words, "--epochs", 1, monkeypatch=monkeypatch) == 0
+    for name in (
+        "emotion.onnx emotion.json curves.png emotion-confusion.png emotion-reliability.png "
+        "metrics.jsonl config.json checkpoint.pt landmarks.npy"
+    ).split():
+        assert (out / name).stat().st_size > 0
+    assert not (out / "emotion-ferplus.json").exists()  # a folder has no votes
+    with_more = tool("train_emotion", *words, "--epochs", 2, "--resume", monkeypatch=monkeypatch)
+    assert with_more == 1
+    assert "other options" in capsys.readouterr().err
+    again = tool("train_emotion", *words, "--epochs", 1, "--resume", monkeypatch=monkeypatch)
+    assert again == 0
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1  # nothing was left to do
+    capsys.readouterr()
+    words = ("emotion", "--data", faces, "--model", out / "emotion.json", "--json", "-")
+    assert tool("evaluate", *words, monkeypatch=monkeypatch) in {0, None}
+
+
+def test_gender_is_trained_and_quantised(genders, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    words = ("--data", genders, "--out", out, "--batch-size", 8, "--epochs", 1)
+    assert tool("train_gender", *words, monkeypatch=monkeypatch) == 0
+    words = (out / "gender.json", "--data", genders, "--precision", "int8", "--faces", 8)
+    assert tool("quantize", *words, "--out", out, monkeypatch=monkeypatch) == 0
+    capsys.readouterr()
+    for name in ("gender", "gender-int8"):
+        report = tmp_path / f"{name}.report"
+        words = ("gender", "--data", genders, "--split", "train", "--json", report)
+        words = (*words, "--model", out / f"{name}.json")
+        assert tool("evaluate", *words, monkeypatch=monkeypatch) in {0, None}
+        assert json.loads(report.read_text())["by_age"]["20-29"]["faces"] == 40
+
+
+def test_baselines_run_one_after_the_other(faces, tmp_path, monkeypatch, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ("--data", faces, "--epochs", 1)
+    name = "train_baselines"
+    assert tool(name, "emotion", *words, "--out", first, monkeypatch=monkeypatch) == 0
+    words = (*words, "--first", first, "--out", second)
+    assert tool(name, "two-phase", *words, monkeypatch=monkeypatch) == 0
+    assert (second / "emotion.json").exists()
+    words = ("two-phase", "--data", faces, "--first", tmp_path / "none", "--out", second)
+    assert tool(name, *words, monkeypatch=monkeypatch) == 1
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_wrong_options_are_one_line(faces, tmp_path, monkeypatch, capsys):
+    words = ("--data", faces, "--out", tmp_path / "run")
+    for more in (("--epochs", 0), ("--peak-rate", 7), ("--device", "cuda:99")):
+        assert tool("train_emotion", *words, *more, monkeypatch=monkeypatch) in {1, 2}
+        assert capsys.readouterr().err.count("\n") == 1
+    assert tool("ablate", *words, monkeypatch=monkeypatch) in {1, 2}
+    assert "no FER+ votes" in capsys.readouterr().err
