@@ -163,7 +163,7 @@ def test_an_undecodable_picture_is_named(tmp_path):
     (tmp_path / "happy").mkdir()
     (tmp_path / "happy" / "a.png").write_text("no picture")
     with pytest.raises(SourceError, match=r"a\.png"):
-        classifiers.load_folder(tmp_path, EMOTIONS)
+        classifiers.load_folder(tmp_path, EMOTIONS, "emotion")
 
 
 @pytest.mark.skipif(not FAIRFACE.exists(), reason="needs ../shared/data/fairface_aligned_144.zip")

@@ -32,19 +32,19 @@ def test_classes_directly_in_the_folder_are_training_with_a_tenth_held_out(tmp_p
         save(tmp_path / "Happiness" / f"{i}.png")
         save(tmp_path / "sad" / f"{i}.jpg")
     (tmp_path / "sad" / "notes.txt").write_text("no picture")
-    listed = list_pictures(tmp_path, EMOTIONS)
+    listed = list_pictures(tmp_path, EMOTIONS, "emotion")
     assert len(listed) == 200
     assert {EMOTIONS[item.label] for item in listed} == {"happy", "sad"}
     held_out = [item for item in listed if item.split == "val"]
     assert 8 <= len(held_out) <= 35
-    assert list_pictures(tmp_path, EMOTIONS) == listed
+    assert list_pictures(tmp_path, EMOTIONS, "emotion") == listed
 
 
 def test_split_folders_are_taken_as_they_are(tmp_path):
     save(tmp_path / "Training" / "fear" / "a.png")
     save(tmp_path / "validation" / "fearful" / "b.png")
     save(tmp_path / "PrivateTest" / "fear" / "c.png")
-    listed = list_pictures(tmp_path, EMOTIONS)
+    listed = list_pictures(tmp_path, EMOTIONS, "emotion")
     assert {item.file.name: item.split for item in listed} == {
         "a.png": "train",
         "b.png": "val",
@@ -55,7 +55,33 @@ def test_split_folders_are_taken_as_they_are(tmp_path):
 def test_a_folder_without_classes_says_what_it_should_hold(tmp_path):
     save(tmp_path / "cats" / "a.png")
     with pytest.raises(SourceError, match="angry, disgust"):
-        list_pictures(tmp_path, EMOTIONS)
+        list_pictures(tmp_path, EMOTIONS, "emotion")
+
+
+def test_a_table_labels_a_flat_folder(tmp_path):
+    rows = ["file,gender,emotion,note"]
+    for name, gender, emotion in (
+        ("a", "f", "Fear"),
+        ("b", "m", "3"),
+        ("c", "", ""),
+        ("d", "1", "joy"),
+    ):
+        save(tmp_path / f"{name}.png")
+        rows.append(f"{name}.png,{gender},{emotion},x")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    emotions = list_pictures(tmp_path, EMOTIONS, "emotion")
+    assert [EMOTIONS[item.label] for item in emotions] == ["fear", "happy", "happy"]
+    genders = data.load_gender(tmp_path)
+    assert [GENDERS[label] for label in genders.labels] == ["female", "male", "female"]
+    (tmp_path / "labels.csv").write_text("file,emotion\na.png,bored\n")
+    with pytest.raises(SourceError, match=r"a\.png is labelled 'bored'"):
+        list_pictures(tmp_path, EMOTIONS, "emotion")
+    (tmp_path / "labels.csv").write_text("file,mood\na.png,bored\n")
+    with pytest.raises(SourceError, match="needs the columns file and emotion"):
+        list_pictures(tmp_path, EMOTIONS, "emotion")
+    (tmp_path / "labels.csv").write_text("file,emotion\nnone.png,sad\n")
+    with pytest.raises(SourceError, match=r"none\.png: cannot read"):
+        data.load_emotion(tmp_path)
 
 
 def test_a_cut_face_is_what_run_would_cut():

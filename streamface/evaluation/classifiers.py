@@ -154,7 +154,7 @@ def _score_emotion(model: Model, card: Path, args: argparse.Namespace) -> dict[s
     """
     path, split = args.data, args.split
     if path.is_dir():
-        return _score_folder(model, path, EMOTIONS, tight=model.card.input)
+        return _score_folder(model, path, "emotion", EMOTIONS, tight=model.card.input)
     data = load_emotion(path)
     rows = np.flatnonzero(data.split == _EMOTION_SPLITS[split])
     if not len(rows):
@@ -211,7 +211,7 @@ def _score_gender(model: Model, _: Path, args: argparse.Namespace) -> dict[str, 
     path, split = args.data, args.split
     data = load_gender(path)
     if path.is_dir() and not data.race.any():
-        return _score_folder(model, path, GENDERS)
+        return _score_folder(model, path, "gender", GENDERS)
     if split not in data.split:
         known = ", ".join(sorted(set(data.split)))
         raise UsageError(f"{path} has no split '{split}'; it has {known}")
@@ -328,14 +328,14 @@ def _youngest(age_group: str) -> int:
 
 
 def _score_folder(
-    model: Model, path: Path, names: Sequence[str], *, tight: InputSpec | None = None
+    model: Model, path: Path, column: str, names: Sequence[str], *, tight: InputSpec | None = None
 ) -> dict[str, object]:
     """Score pictures by class: the largest face of each, found and aligned as ``run`` does.
 
     Pictures without a found face are counted apart. With ``tight``, small pictures are taken as
     they are framed.
     """
-    pictures, labels, files = load_folder(path, names)
+    pictures, labels, files = load_folder(path, names, column)
     detector = YuNetDetector(find_model())
     faces: list[tuple[Planes, PointsF32]] = []
     kept: list[int] = []

@@ -17,7 +17,14 @@ import numpy as np
 
 from streamface.errors import SourceError
 from streamface.frame import EMOTIONS, GENDERS
-from streamface.training.folders import TIGHT_PX, FaceFinder, cut, decode_rgb, list_pictures
+from streamface.training.folders import (
+    TIGHT_PX,
+    FaceFinder,
+    cut,
+    decode_rgb,
+    list_pictures,
+    read_picture,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -150,7 +157,7 @@ def _emotion_csv(path: Path) -> EmotionData:
 
 
 def _emotion_folder(path: Path) -> EmotionData:
-    listed = list_pictures(path, EMOTIONS)
+    listed = list_pictures(path, EMOTIONS, "emotion")
     finder = FaceFinder()
     crops = [_framed_as_fer(item.file, finder) for item in listed]
     kept = [(crop, item) for crop, item in zip(crops, listed, strict=True) if crop is not None]
@@ -165,7 +172,7 @@ def _emotion_folder(path: Path) -> EmotionData:
 
 def _framed_as_fer(file: Path, finder: FaceFinder) -> NDArray[np.uint8] | None:
     """Return the (48, 48) grey face of a picture; None where a large one shows no face."""
-    rgb = decode_rgb(file.read_bytes(), str(file))
+    rgb = decode_rgb(read_picture(file), str(file))
     grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
     side = FER_SIDE_PX
     if max(grey.shape) <= TIGHT_PX:
@@ -251,8 +258,8 @@ def load_gender(path: Path) -> GenderData:
     labels.csv needs file, split, gender (0 male, 1 female), race, and age_group or age. Landmarks
     come from its columns re_x .. lm_y where it has them, else they are those of aligned FairFace.
     FairFace's own layout has fairface_label_train.csv and fairface_label_val.csv beside the folders
-    train and val; a folder by class has male and female (see ``list_pictures``). Landmarks of these
-    two are unknown until ``GenderData.found``. Raises SourceError for anything else.
+    train and val; any other folder is read by ``list_pictures``. Landmarks of these two are unknown
+    until ``GenderData.found``. Raises SourceError for anything else.
     """
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder; give FairFace's zip or folder")
@@ -260,13 +267,17 @@ def load_gender(path: Path) -> GenderData:
         if not path.is_dir():
             with zipfile.ZipFile(path) as archive:
                 return _gender(archive.read)
-        if (path / "labels.csv").exists():
+        if _has_split_column(path / "labels.csv"):
             return _gender(lambda name: (path / name).read_bytes())
         if any((path / name).exists() for name in _FAIRFACE_TABLES.values()):
             return _fairface(path)
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as exc:
         raise SourceError(f"{path}: not a FairFace zip or folder: {exc}") from exc
     return _gender_folder(path)
+
+
+def _has_split_column(table: Path) -> bool:
+    return table.exists() and "split" in table.read_text("utf-8").partition("\n")[0].split(",")
 
 
 def _gender(read: Callable[[str], bytes]) -> GenderData:
@@ -300,9 +311,9 @@ def _fairface(path: Path) -> GenderData:
 
 
 def _gender_folder(path: Path) -> GenderData:
-    listed = list_pictures(path, GENDERS)
+    listed = list_pictures(path, GENDERS, "gender")
     return GenderData(
-        files=tuple(item.file.read_bytes() for item in listed),
+        files=tuple(read_picture(item.file) for item in listed),
         labels=np.array([item.label for item in listed], np.int64),
         split=np.array([item.split for item in listed]),
         race=np.full(len(listed), ""),
@@ -342,15 +353,15 @@ def _landmarks(row: dict[str, str]) -> NDArray[np.float32]:
 
 
 def load_folder(
-    path: Path, classes: Sequence[str]
+    path: Path, classes: Sequence[str], column: str
 ) -> tuple[list[ImageU8], NDArray[np.int64], list[str]]:
-    """Read pictures by class, of whatever split: RGB pictures, labels, names for messages.
+    """Read a labelled folder, of whatever split: RGB pictures, labels, names for messages.
 
     Raises SourceError for a folder without such pictures, or one that cannot be decoded.
     """
-    listed = list_pictures(path, classes)
+    listed = list_pictures(path, classes, column)
     return (
-        [decode_rgb(item.file.read_bytes(), str(item.file)) for item in listed],
+        [decode_rgb(read_picture(item.file), str(item.file)) for item in listed],
         np.array([item.label for item in listed], np.int64),
         [str(item.file.relative_to(path)) for item in listed],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ _OTHER_CLASS_NAMES: Final = {
     "happy": ("happiness", "joy"),
     "sad": ("sadness",),
     "surprise": ("surprised",),
-    "male": ("man", "men"),
-    "female": ("woman", "women"),
+    "male": ("m", "man", "men"),
+    "female": ("f", "woman", "women"),
 }
 _HELD_OUT: Final = 10  # one training picture in so many validates, where there is no other
 
@@ -55,28 +56,21 @@ class Listed:
     """train, val or test."""
 
 
-def list_pictures(path: Path, classes: Sequence[str]) -> list[Listed]:
-    """List the pictures of a folder that holds one folder a class, or such folders by split.
+def list_pictures(path: Path, classes: Sequence[str], column: str) -> list[Listed]:
+    """List the pictures of a folder with labels.csv, of folders by class, or such by split.
 
-    Folder names may be those of ``classes`` or usual variants of them, in any case; split folders
-    are train, val and test or variants. Without a val, one training picture in ten, by a hash of
-    its name, is validation. Raises SourceError if there are no pictures at all.
+    labels.csv has the columns file and ``column``, and may have split; a picture without a label is
+    left out. Class names may be those of ``classes`` or usual variants of them, in any case, in
+    labels.csv numbers too; split names are train, val and test or variants. Without a val, one
+    training picture in ten, by a hash of its name, is validation. Raises SourceError if there are
+    no pictures at all, or a label is none of the classes.
     """
-    splits = {
-        split: found
-        for split, names in _SPLIT_NAMES.items()
-        if (found := _sub_folder(path, names)) is not None
-    }
-    listed = [
-        Listed(file, label, split)
-        for split, folder in (splits or {"train": path}).items()
-        for label, name in enumerate(classes)
-        for file in _pictures(folder, (name, *_OTHER_CLASS_NAMES.get(name, ())))
-    ]
+    table = path / "labels.csv"
+    listed = _tabled(table, classes, column) if table.exists() else _foldered(path, classes)
     if not listed:
         raise SourceError(
             f"{path}: no pictures in folders named {', '.join(classes)}, "
-            "nor in such folders under train, val and test"
+            "nor in such folders under train, val and test, nor a labels.csv that names some"
         )
     if any(item.split == "val" for item in listed):
         return listed
@@ -85,6 +79,52 @@ def list_pictures(path: Path, classes: Sequence[str]) -> list[Listed]:
         if item.split == "train" and _held_out(item.file)
         else item
         for item in listed
+    ]
+
+
+def _tabled(table: Path, classes: Sequence[str], column: str) -> list[Listed]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as exc:
+        raise SourceError(f"{table}: cannot read the table: {exc}") from exc
+    if rows and not {"file", column} <= set(rows[0]):
+        raise SourceError(f"{table}: needs the columns file and {column}")
+    labels = {
+        name: label
+        for label, main in enumerate(classes)
+        for name in (main, str(label), *_OTHER_CLASS_NAMES.get(main, ()))
+    }
+    listed = []
+    for row in rows:
+        text = (row[column] or "").strip().lower()
+        if text and text not in labels:
+            raise SourceError(
+                f"{table}: {row['file']} is labelled {text!r}; {column} is one of "
+                f"{', '.join(classes)}, or empty"
+            )
+        if text:
+            split = _split_name(row.get("split") or "train")
+            listed.append(Listed(table.parent / row["file"], labels[text], split))
+    return listed
+
+
+def _split_name(text: str) -> str:
+    lowered = text.strip().lower()
+    return next((split for split, names in _SPLIT_NAMES.items() if lowered in names), lowered)
+
+
+def _foldered(path: Path, classes: Sequence[str]) -> list[Listed]:
+    splits = {
+        split: found
+        for split, names in _SPLIT_NAMES.items()
+        if (found := _sub_folder(path, names)) is not None
+    }
+    return [
+        Listed(file, label, split)
+        for split, folder in (splits or {"train": path}).items()
+        for label, name in enumerate(classes)
+        for file in _pictures(folder, (name, *_OTHER_CLASS_NAMES.get(name, ())))
     ]
 
 
@@ -129,6 +169,14 @@ def cut(
 def planes_of(picture: ImageU8) -> Planes:
     """Return the planes of an (H, W, 3) RGB picture in the colours that a JPEG holds."""
     return Planes.from_rgb(picture, Colour("bt601", full_range=True))
+
+
+def read_picture(file: Path) -> bytes:
+    """Return the content of a picture file; raises SourceError naming it."""
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise SourceError(f"{file}: cannot read the picture: {exc.strerror or exc}") from exc
 
 
 def decode_rgb(content: bytes, name: str) -> ImageU8:
