@@ -8,14 +8,16 @@ from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
+from streamface.anonymize import Cover, CoverSettings
 from streamface.decode import ReadOptions
 from streamface.encode import VideoOptions
 from streamface.errors import SinkError, SourceError, StageError, StreamfaceError, UsageError
 from streamface.kernelcache import is_cold, prepare
 from streamface.pipeline import Pipeline, StageStats
 from streamface.playlist import Playlist
+from streamface.settings import detect_every
 from streamface.sinks import open_sink, plan_outputs
 from streamface.sources import find_inputs
 from streamface.stages import Classify, FindFaces, Paint
@@ -23,6 +25,7 @@ from streamface.stages import Classify, FindFaces, Paint
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from streamface.anonymize import CoverMode
     from streamface.datasinks import DataSink
     from streamface.decode import StreamInfo
     from streamface.detect import YuNetDetector
@@ -105,6 +108,8 @@ class Run:
         self._orphans: list[Packet] = []
         self._sink: Sink | None = None
         self._data: list[DataSink] = []
+        self.cover: Cover | None = None
+        """The stage that covers faces, where that was asked for."""
         _announce_compilation(settings)
         with ExitStack() as cleanup:
             cleanup.callback(self._abort)
@@ -204,6 +209,15 @@ class Run:
                 self._models.get("emotion"), self._models.get("gender"), how
             )
             stages.append(Classify(classifier))
+        if settings.anonymize is not None:
+            self.cover = Cover(
+                CoverSettings(
+                    mode=cast("CoverMode", settings.anonymize),
+                    margin=settings.head_margin,
+                    look_ahead_s=0.0 if self.is_live else settings.look_ahead_s,
+                )
+            )
+            stages.append(self.cover)
         if self._targets:
             style = OverlayStyle(
                 boxes=not settings.hide_boxes,
@@ -226,7 +240,7 @@ class Run:
         from streamface.track import FaceTracker
 
         ids = count(1)
-        every = self.settings.detect_every
+        every = detect_every(self.settings)
         return lambda: FaceTracker(self._detector, detect_every=every, ids=ids)
 
     def _source_frames(self) -> Iterator[Frame]:
@@ -426,8 +440,15 @@ def _read_options(settings: Settings) -> ReadOptions:
 
 
 def _video_options(settings: Settings) -> VideoOptions:
+    covered = settings.anonymize is not None
     return VideoOptions(
-        settings.codec, settings.crf, settings.preset, settings.audio, settings.overwrite
+        codec=settings.codec,
+        crf=settings.crf,
+        preset=settings.preset,
+        audio=settings.audio and (settings.keep_audio or not covered),
+        metadata=not covered,
+        comment=f"faces covered by streamface ({settings.anonymize})" if covered else None,
+        overwrite=settings.overwrite,
     )
 
 
@@ -435,6 +456,7 @@ def _options_for_header(settings: Settings) -> dict[str, object]:
     """Return what a reader of the data needs to judge it: how faces were found and read."""
     names = (
         "start_s", "end_s", "max_frames", "vid_stride", "imgsz", "conf", "max_faces",
-        "detect_every", "classify_every", "smoothing_s", "tasks",
+        "detect_every", "classify_every", "smoothing_s", "tasks", "anonymize",
     )  # fmt: skip
-    return {name: getattr(settings, name) for name in names}
+    options = {name: getattr(settings, name) for name in names}
+    return options | {"detect_every": detect_every(settings)}

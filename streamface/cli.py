@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO
 
-from streamface.errors import SourceError, StreamfaceError
-from streamface.settings import TASKS, Settings
+from streamface.errors import SourceError, StreamfaceError, UsageError
+from streamface.settings import COVERS, TASKS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,8 +117,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--max-faces", type=_whole, default=_default("max_faces"), metavar="N")
     group.add_argument(
-        "--detect-every", type=_whole, default=_default("detect_every"), metavar="N",
-        help="detect every Nth frame, follow by optical flow between (default %(default)s)",
+        "--detect-every", type=_whole, metavar="N",
+        help="detect every Nth frame, follow by optical flow between (default 4; 2 to anonymize)",
     )  # fmt: skip
     group.add_argument("--detector-model", type=_path, metavar="ONNX", help="another YuNet file")
     group.add_argument(
@@ -146,6 +146,23 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--hide-labels", action="store_true")
     group.add_argument("--hide-probs", action="store_true")
     group.add_argument("--chart", action="store_true", help="bars of the seven probabilities")
+    group = parser.add_argument_group("covering faces")
+    group.add_argument(
+        "--anonymize", choices=COVERS, metavar="HOW",
+        help="cover every face: blur, pixelate or solid; leaves sound and metadata out",
+    )  # fmt: skip
+    group.add_argument(
+        "--head-margin", type=float, default=_default("head_margin"), metavar="F",
+        help="share of the face box to cover around it (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--look-ahead", type=float, default=_default("look_ahead_s"), metavar="S",
+        help="seconds before it is first seen that a face is covered; files only, held in memory "
+        "(default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep-audio", action="store_true", help="keep sound and subtitles all the same"
+    )
     group = parser.add_argument_group("what to write")
     group.add_argument(
         "--output", "-o", type=_path, metavar="O", help=".mp4 .mkv .webm .mov .jpg .png or a folder"
@@ -225,6 +242,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         hide_labels=arguments.hide_labels,
         hide_probs=arguments.hide_probs,
         chart=arguments.chart,
+        anonymize=arguments.anonymize,
+        head_margin=arguments.head_margin,
+        look_ahead_s=arguments.look_ahead,
+        keep_audio=arguments.keep_audio,
         output=arguments.output,
         codec=arguments.codec,
         crf=arguments.crf,
@@ -237,6 +258,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 def _run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
+    if settings.anonymize is not None and settings.output is None:
+        raise UsageError("--anonymize changes the pictures, so it needs --output")
     _set_up_logging("error" if arguments.quiet else arguments.log_level)
     from streamface.app import Run
 

@@ -215,12 +215,29 @@ def summary(run: Run) -> list[str]:
     lines.append(f"latency: {percentiles}; dropped frames: {drops}")
     busy = ", ".join(f"{s.name} {busy_share(s, seconds):.0%}" for s in stats.stages)
     lines.append(f"busy: {busy}")
+    lines += _covered(run)
     if run.settings.output is not None:
         lines.append(f"written: {run.settings.output}")
     lines += [f"written: {target}" for target in run.settings.data.values() if target != "-"]
     if run.playlist.failures:
         lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")
         lines += [f"  {reason}" for reason in run.playlist.failures.values()]
+    return lines
+
+
+def _covered(run: Run) -> list[str]:
+    if run.cover is None:
+        return []
+    tally, settings = run.cover.tally, run.settings
+    line = f"covered ({settings.anonymize}): {_counted(tally.seen, 'face')} where they were seen"
+    if tally.unseen:
+        worst = ", ".join(f"track {track} in {n}" for track, n in tally.unseen.most_common(3))
+        line += f", {sum(tally.unseen.values())} where they were not (most: {worst})"
+    lines = [line + "; check the result before you publish it"]
+    if tally.cut_short:
+        lines.append("covered: frames this large left room for less look-ahead than asked for")
+    if not settings.keep_audio:
+        lines.append("left out: sound, subtitles, metadata (--keep-audio keeps the first two)")
     return lines
 
 

@@ -74,6 +74,10 @@ class VideoOptions:
     """Speed preset in the codec's own words; None: the codec's default here."""
     audio: bool = True
     """Whether audio and subtitle streams are kept."""
+    metadata: bool = True
+    """Whether the source's metadata and chapters are kept."""
+    comment: str | None = None
+    """Written to the container's metadata: what was done to the pictures."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:

@@ -9,6 +9,9 @@ from typing import Final
 from streamface.errors import UsageError
 
 TASKS: Final = ("emotion", "gender")
+_DETECT_EVERY: Final = 4
+_DETECT_EVERY_TO_COVER: Final = 2  # at 4 some fast faces lag behind their cover
+COVERS: Final = ("blur", "pixelate", "solid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +30,9 @@ class Settings:
     conf: float = 0.6
     """Least detector score, 0..1."""
     max_faces: int = 100
-    detect_every: int = 4
-    """Frames between two detections; between them faces move by optical flow."""
+    detect_every: int | None = None
+    """Frames between two detections; between them faces move by optical flow. None: 4, and 2 where
+    faces are covered."""
     detector_model: Path | None = None
     # Reading faces
     tasks: tuple[str, ...] = TASKS
@@ -44,6 +48,15 @@ class Settings:
     hide_labels: bool = False
     hide_probs: bool = False
     chart: bool = False
+    # Covering
+    anonymize: str | None = None
+    """How every face is covered: blur, pixelate or solid; None: not at all. Sound, subtitles and
+    metadata are then left out, unless ``keep_audio`` asks for sound and subtitles."""
+    head_margin: float = 0.35
+    """Share of the face box that is covered around it, half as much again on top."""
+    look_ahead_s: float = 1.0
+    """How long before a face is first seen its place is covered already; not in live sources."""
+    keep_audio: bool = False
     # Writing
     output: Path | None = None
     codec: str | None = None
@@ -61,11 +74,13 @@ class Settings:
             ("--imgsz", self.imgsz, 32, 8192),
             ("--conf", self.conf, 0, 1),
             ("--max-faces", self.max_faces, 1, 10_000),
-            ("--detect-every", self.detect_every, 1, 1000),
+            ("--detect-every", _given(self.detect_every, 1), 1, 1000),
             ("--classify-every", _given(self.classify_every, 1), 1, 1000),
             ("--crf", _given(self.crf, 0), 0, 63),
             ("--max-frames", _given(self.max_frames, 1), 1, 10**12),
             ("--vid-stride", self.vid_stride, 1, 1_000_000),
+            ("--head-margin", self.head_margin, 0, 3),
+            ("--look-ahead", self.look_ahead_s, 0, 60),
             ("--smoothing", self.smoothing_s, 0, 60),
             ("--start", self.start_s, 0, longest_s),
             ("--end", _given(self.end_s, 0), 0, longest_s),
@@ -75,9 +90,20 @@ class Settings:
                 raise UsageError(f"{name} must be {low:g} to {high:g}, got {value}")
         if self.end_s is not None and self.end_s <= self.start_s:
             raise UsageError(f"--end {self.end_s:g} must lie after --start {self.start_s:g}")
+        if self.anonymize is not None and self.anonymize not in COVERS:
+            raise UsageError(
+                f"--anonymize must be one of {', '.join(COVERS)}, not {self.anonymize!r}"
+            )
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown:
             raise UsageError(f"unknown task '{unknown[0]}'; choose from {', '.join(TASKS)}")
+
+
+def detect_every(settings: Settings) -> int:
+    """Return the frames between two detections that the settings mean."""
+    if settings.detect_every is not None:
+        return settings.detect_every
+    return _DETECT_EVERY if settings.anonymize is None else _DETECT_EVERY_TO_COVER
 
 
 def _given(value: float | None, otherwise: float) -> float:

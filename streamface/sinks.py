@@ -92,7 +92,7 @@ class VideoSink:
         try:
             self._container = self._open_container()
             try:
-                self._open_streams(codec, settings, audio=options.audio)
+                self._open_streams(codec, settings, options)
             except BaseException:
                 self._close_quietly()
                 raise
@@ -113,22 +113,25 @@ class VideoSink:
             known = " ".join(VIDEO_SUFFIX_CODECS)
             raise UsageError(f"cannot write a {suffix} video; use one of {known}") from exc
 
-    def _open_streams(self, codec: str, settings: dict[str, str], *, audio: bool) -> None:
+    def _open_streams(self, codec: str, settings: dict[str, str], options: VideoOptions) -> None:
         container, info = self._container, self._info
         known = _MPEGTS_CODECS if container.format.name == "mpegts" else container.supported_codecs
         if known and av.Codec(codec, "w").canonical_name not in known:
             suffix = self._file.target.suffix
             raise UsageError(f"a {suffix} file cannot carry {codec}; choose another --codec")
-        container.metadata.update(info.metadata)
-        self._stream = self._add_video(codec, settings)
+        if options.metadata:
+            container.metadata.update(info.metadata)
+        if options.comment is not None:
+            container.metadata["comment"] = options.comment
+        self._stream = self._add_video(codec, settings, metadata=options.metadata)
         self._copies: dict[int, Any] = {}
         self._transcoders: dict[int, AudioTranscoder] = {}
-        for source in info.copied if audio else ():
+        for source in info.copied if options.audio else ():
             self._add_copied(source, known)
-        if info.chapters:
+        if info.chapters and options.metadata:
             container.set_chapters(list(info.chapters))
 
-    def _add_video(self, codec: str, settings: dict[str, str]) -> av.VideoStream:
+    def _add_video(self, codec: str, settings: dict[str, str], *, metadata: bool) -> av.VideoStream:
         info = self._info
         width, height = info.size_px
         # SVT-AV1 describes itself on stderr, unless told to name errors only.
@@ -138,7 +141,8 @@ class VideoSink:
         stream.height = height + height % 2 if self._even else height
         stream.pix_fmt = "yuv420p"
         stream.time_base = info.time_base
-        stream.metadata.update(info.stream_metadata)
+        if metadata:
+            stream.metadata.update(info.stream_metadata)
         context = stream.codec_context
         context.time_base = info.time_base
         context.sample_aspect_ratio = info.sample_aspect

@@ -545,3 +545,35 @@ def test_a_reader_that_leaves_ends_the_process_without_traceback_or_hang(out):
     assert len(errors.splitlines()) == 1
     assert "its reader has gone" in errors
     assert list(out.iterdir()) == []
+
+
+# -- covering faces
+
+
+def test_anonymized_video_loses_sound_and_metadata_and_says_so(clip, out, capfd):
+    target = out / "hidden.mp4"
+    how = ("--source", clip, "--output", target, "--anonymize", "solid")
+    assert run(*how, quiet=False) == 0
+    told = capfd.readouterr().err
+    assert "covered (solid)" in told
+    assert "left out: sound, subtitles, metadata" in told
+    with av.open(str(target)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        assert container.metadata["comment"] == "faces covered by streamface (solid)"
+    assert run(*how, "--keep-audio", "--overwrite") == 0
+    with av.open(str(target)) as container:
+        assert sorted(stream.type for stream in container.streams) == ["audio", "video"]
+
+
+def test_anonymize_without_output_is_refused(clip, capfd):
+    assert cli.main(["run", "--source", str(clip), "--anonymize", "blur"]) == 2
+    assert "--output" in capfd.readouterr().err
+
+
+def test_unknown_ways_to_cover_are_refused(clip, capfd):
+    assert cli.main(["run", "--source", str(clip), "--anonymize", "eyes"]) == 2
+    assert "blur" in capfd.readouterr().err
+    from streamface.errors import UsageError
+
+    with pytest.raises(UsageError, match="blur, pixelate, solid"):
+        Settings(source="x", anonymize="eyes")

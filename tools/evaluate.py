@@ -25,7 +25,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], Report]
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; ``run`` in the result does what it asks for."""
     # Each task brings what it needs; a missing extra of one must not stop the others.
-    from streamface.evaluation import classifiers, detection, tracking
+    from streamface.evaluation import classifiers, detection, leak, tracking
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     tasks = parser.add_subparsers(dest="task", required=True)
@@ -34,11 +34,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         "gender": (classifiers.add_gender_arguments, classifiers.run_gender),
         "detection": (detection.add_arguments, detection.run),
         "tracking": (tracking.add_arguments, tracking.run),
+        "leak": (leak.add_arguments, leak.run),
     }
     for name, (add_arguments, run) in fronts.items():
         sub = tasks.add_parser(name, help=f"score {name}")
         add_arguments(sub)
-        if not any(action.dest == "data" for action in sub._actions):  # noqa: SLF001
+        if not any(action.dest in {"data", "clip"} for action in sub._actions):  # noqa: SLF001
             sub.add_argument("--data", type=Path, required=True, help="the labelled data")
         sub.add_argument("--json", metavar="PATH|-", help="write the report as JSON; - is stdout")
         sub.set_defaults(run=run)

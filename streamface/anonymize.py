@@ -1,0 +1,235 @@
+"""Cover faces so that nobody can be told, and rather cover too much than too little.
+
+A detector misses: a face that walks in is found a few frames late, a turned head is lost for a
+while. So frames are held back a little, and a track is covered from before it was first seen until
+after it was last seen, and wherever it was lost in between.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from streamface.frame import Box, Frame, Planes, PlaneU8
+
+CoverMode: TypeAlias = Literal["blur", "pixelate", "solid"]
+MODES: Final[tuple[CoverMode, ...]] = ("blur", "pixelate", "solid")
+
+# The head that is left to see has this many cells across, whatever the resolution: too few for a
+# person or a face recogniser, enough to see where somebody looks.
+_CELLS: Final = 8
+_FEATHER: Final = 0.12  # of the radius, outside of what must be covered
+SOLID_YUV: Final = (60, 128, 128)
+"""The colour of ``solid``: a dark grey, the same in every colour space."""
+_VELOCITY_S: Final = 0.3  # over which a track's velocity is taken
+_GROWTH_PER_S: Final = 0.5  # of its size: how fast the place of an unseen face becomes unsure
+_ELLIPSE: Final = 1.2  # of the box around the head: an ellipse inside it would cut its corners
+_TOP: Final = 1.5  # hair reaches further above a face box than ears beside it
+_TIME_SLACK_S: Final = 1e-6
+_HELD_BYTES: Final = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CoverSettings:
+    """How faces are covered."""
+
+    mode: CoverMode = "blur"
+    margin: float = 0.35
+    """Share of the face box added on every side, half as much again on top."""
+    look_ahead_s: float = 1.0
+    """How long before a face was first seen its place is covered; 0 for live sources, since frames
+    are held back for as long."""
+    linger_s: float = 1.0
+    """How long after a face was last seen its place stays covered."""
+
+
+@dataclass(slots=True)
+class CoverTally:
+    """What was covered so far."""
+
+    seen: int = 0
+    """Face-frames covered where the tracker saw them."""
+    unseen: Counter[int] = field(default_factory=Counter)
+    """Frames in which a track was covered without being seen, by track id."""
+    cut_short: bool = False
+    """Whether large frames left room for less look-ahead than was asked for."""
+
+
+@dataclass(slots=True)
+class _Track:
+    """Where a face was seen: times and boxes, in order."""
+
+    times_s: list[float] = field(default_factory=list)
+    boxes: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, time_s: float, box: Box) -> None:
+        self.times_s.append(time_s)
+        self.boxes.append(np.array(box, np.float64))
+
+    def forget_before(self, time_s: float) -> None:
+        """Drop sightings that no later frame needs: all but the last ones before ``time_s``."""
+        keep = max(0, bisect_right(self.times_s, time_s - _VELOCITY_S) - 1)
+        del self.times_s[:keep], self.boxes[:keep]
+
+    def at(self, time_s: float, settings: CoverSettings) -> tuple[list[NDArray[np.float64]], bool]:
+        """Return where the face may be at a time, and whether it was seen there."""
+        after = bisect_right(self.times_s, time_s)
+        before = after - 1
+        if before >= 0 and self.times_s[before] == time_s:
+            return [self.boxes[before]], True
+        if before >= 0 and after < len(self.times_s):
+            share = (time_s - self.times_s[before]) / (self.times_s[after] - self.times_s[before])
+            gap_s = min(time_s - self.times_s[before], self.times_s[after] - time_s)
+            between = (1 - share) * self.boxes[before] + share * self.boxes[after]
+            return [_grown(between, gap_s * _GROWTH_PER_S)], False
+        if before >= 0:
+            elapsed_s = time_s - self.times_s[before]
+            reach_s = settings.linger_s
+            near = bisect_right(self.times_s, self.times_s[before] - _VELOCITY_S)
+            other = min(near, before)
+        else:
+            before = 0
+            elapsed_s = self.times_s[0] - time_s
+            reach_s = settings.look_ahead_s
+            near = bisect_right(self.times_s, self.times_s[0] + _VELOCITY_S) - 1
+            other = max(near, 0)
+        if elapsed_s > reach_s:
+            return [], False
+        edge = self.boxes[before]
+        places = [_grown(edge, elapsed_s * _GROWTH_PER_S)]
+        span_s = abs(self.times_s[before] - self.times_s[other])
+        if span_s > 0:  # it may have stopped there, or gone on as it moved
+            moved = edge + (edge - self.boxes[other]) * (elapsed_s / span_s)
+            if moved[2] > moved[0] and moved[3] > moved[1]:
+                places.append(_grown(moved, elapsed_s * _GROWTH_PER_S))
+        return places, False
+
+
+class Cover:
+    """A stage that holds frames back for the look-ahead and covers every face on their planes."""
+
+    name = "cover"
+    max_batch = 1
+
+    def __init__(self, settings: CoverSettings) -> None:
+        self.tally = CoverTally()
+        self._settings = settings
+        self._held: deque[Frame] = deque()
+        self._tracks: dict[int, _Track] = {}
+        self._stream: int | None = None
+
+    def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
+        """Take frames in; return those whose look-ahead is over, covered."""
+        out: list[Frame] = []
+        for frame in items:
+            if frame.stream != self._stream:
+                out += self.finish()
+                self._stream = frame.stream
+                self._tracks.clear()
+            for face in frame.faces:
+                track = self._tracks.setdefault(face.track_id, _Track())
+                track.add(frame.time_s, face.box_px)
+            self._held.append(frame)
+            while self._held and self._is_due(self._held[0], frame):
+                out.append(self._release())
+        return out
+
+    def finish(self) -> Sequence[Frame]:
+        """Return what was held back, covered."""
+        return [self._release() for _ in range(len(self._held))]
+
+    def close(self) -> None:
+        """Let go of the frames."""
+        self._held.clear()
+        self._tracks.clear()
+
+    def _is_due(self, first: Frame, newest: Frame) -> bool:
+        if newest.time_s - first.time_s >= self._settings.look_ahead_s - _TIME_SLACK_S:
+            return True
+        too_much = len(self._held) * first.planes.y.size * 3 // 2 > _HELD_BYTES
+        self.tally.cut_short |= too_much
+        return too_much
+
+    def _release(self) -> Frame:
+        frame = self._held.popleft()
+        time_s = frame.time_s
+        for track_id, track in list(self._tracks.items()):
+            places, seen = track.at(time_s, self._settings)
+            for place in places:
+                cover(frame.planes, with_margin(place, self._settings.margin), self._settings.mode)
+            if seen:
+                self.tally.seen += 1
+            elif places:
+                self.tally.unseen[track_id] += 1
+            track.forget_before(time_s)
+            if time_s - track.times_s[-1] > self._settings.linger_s:
+                del self._tracks[track_id]
+        return frame
+
+
+def with_margin(box: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
+    """Return the (4,) box of a head around a (4,) face box."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    sides = np.array((-width, -_TOP * height, width, height))
+    return np.asarray(box + margin * sides, np.float64)
+
+
+def cover(planes: Planes, box: NDArray[np.float64], mode: CoverMode) -> None:
+    """Cover the ellipse around a (4,) box, in pixels of the picture, in place."""
+    centre = (box[:2] + box[2:]) / 2
+    radii = np.maximum((box[2:] - box[:2]) / 2 * _ELLIPSE, 1.0)
+    for plane, scale, solid in zip(
+        (planes.y, planes.u, planes.v), (1.0, 0.5, 0.5), SOLID_YUV, strict=True
+    ):
+        _cover_plane(plane, centre * scale, radii * scale, mode, solid)
+
+
+def _cover_plane(
+    plane: PlaneU8,
+    centre: NDArray[np.float64],
+    radii: NDArray[np.float64],
+    mode: CoverMode,
+    solid: int,
+) -> None:
+    import cv2
+
+    height, width = plane.shape
+    feather = _FEATHER if mode == "blur" else 0.0
+    low = np.floor(centre - radii * (1 + feather)).astype(int)
+    high = np.ceil(centre + radii * (1 + feather)).astype(int) + 1
+    x0, y0 = max(0, int(low[0])), max(0, int(low[1]))
+    x1, y1 = min(width, int(high[0])), min(height, int(high[1]))
+    if x0 >= x1 or y0 >= y1:
+        return
+    part = plane[y0:y1, x0:x1]
+    x = (np.arange(x0, x1, dtype=np.float32) + 0.5 - centre[0]) / radii[0]
+    y = (np.arange(y0, y1, dtype=np.float32) + 0.5 - centre[1]) / radii[1]
+    distance = np.sqrt(x * x + (y * y)[:, None])
+    if mode == "solid":
+        part[distance <= 1] = solid
+        return
+    cell_px = np.maximum(2 * radii / _CELLS, 1)
+    cells = (max(1, round((x1 - x0) / cell_px[0])), max(1, round((y1 - y0) / cell_px[1])))
+    small = cv2.resize(part, cells, interpolation=cv2.INTER_AREA)
+    how = cv2.INTER_NEAREST if mode == "pixelate" else cv2.INTER_LINEAR
+    hidden = cv2.resize(small, (x1 - x0, y1 - y0), interpolation=how)
+    if mode == "pixelate":
+        np.copyto(part, hidden, where=distance <= 1)
+        return
+    share = np.clip((1 + feather - distance) * np.float32(256 / feather), 0, 256).astype(np.uint16)
+    part[:] = (part * (256 - share) + hidden * share) >> 8
+
+
+def _grown(box: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Return the box with ``share`` of its size added on every side."""
+    by = share * np.array((box[2] - box[0], box[3] - box[1]))
+    return np.concatenate((box[:2] - by, box[2:] + by))
