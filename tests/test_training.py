@@ -28,6 +28,7 @@ from streamface.preprocess import crop_into, planes_from_grey  # noqa: E402
 from streamface.training import (  # noqa: E402
     augment,
     baselines,
+    checkpoint,
     emotion,
     export,
     figures,
@@ -94,14 +95,14 @@ def test_a_run_learns_and_repeats_itself_bit_for_bit(tmp_path):
 
 def test_a_resumed_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole")
-    save = loop._Run.save
+    save = checkpoint.Checkpoint.save
 
     def stop_after_first(run, run_dir, epochs_done):
         save(run, run_dir, epochs_done)
         if epochs_done == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop._Run, "save", stop_after_first)
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", stop_after_first)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "parts")
     monkeypatch.undo()
@@ -196,7 +197,7 @@ def test_average_of_two_steps_by_hand():
     slow, fast = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     torch.nn.init.constant_(slow.weight, 1.0)
     torch.nn.init.constant_(fast.weight, 3.0)
-    loop.update_ema(slow, fast, decay=0.75, step=10**6)
+    checkpoint.update_ema(slow, fast, decay=0.75, step=10**6)
     assert slow.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 3)
 
 

@@ -26,8 +26,9 @@ from streamface.evaluation.calibration import fit_offsets
 from streamface.frame import EMOTIONS
 from streamface.training import commandline, emotion
 from streamface.training.augment import LIGHT
+from streamface.training.checkpoint import load_ema
 from streamface.training.data import EmotionData, load_emotion
-from streamface.training.loop import TrainConfig, TrainSet, fit, load_ema, logits_of
+from streamface.training.loop import TrainConfig, TrainSet, fit, logits_of
 from streamface.training.nets import NetConfig, ResidualNet
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ import torch
 from streamface.errors import StreamfaceError, UsageError
 from streamface.frame import EMOTIONS, GENDERS
 from streamface.training import baselines, commandline, emotion, figures, gender
+from streamface.training.checkpoint import load_ema
 from streamface.training.data import load_emotion, load_gender
 from streamface.training.export import Answer, note_commit
-from streamface.training.loop import TrainSet, ValidationSet, fit, load_ema
+from streamface.training.loop import TrainSet, ValidationSet, fit
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,9 +14,10 @@ import torch
 
 from streamface.errors import StreamfaceError
 from streamface.training import commandline, figures, gender
+from streamface.training.checkpoint import load_ema
 from streamface.training.data import load_gender
 from streamface.training.export import note_commit, noted_commit
-from streamface.training.loop import fit, load_ema
+from streamface.training.loop import fit
 from streamface.training.nets import Mirrored, ResidualNet
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import time
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from streamface.errors import ModelError, UsageError
+from streamface.errors import UsageError
 from streamface.training.augment import AugmentConfig, augment
+from streamface.training.checkpoint import Checkpoint, append_json, progress, to_channels_last
 from streamface.training.muon import Muon
 
 if TYPE_CHECKING:
@@ -106,18 +105,19 @@ def fit(
     torch.set_num_threads(config.threads)
     rng = np.random.default_rng(config.seed)
     net.to(device)
-    _to_channels_last(net)
-    ema = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)
+    to_channels_last(net)
     forward = torch.compile(net, dynamic=False) if config.compiled else net
-    run = _Run(net, forward, ema, optimizers(net, config), _scaler(device, config), rng, config)
-    start = run.load(run_dir) if resume else 0
+    identity = json.dumps(_identity(config))
+    state = Checkpoint(net, optimizers(net, config), rng, identity, _scaler(device, config))
+    learner = _Steps(state, forward, config)
+    start = state.load(run_dir) if resume else 0
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
     std = torch.tensor(spec.std).view(1, -1, 1, 1)
     steps = max(1, len(train.images) // config.batch_size)
 
-    with _progress() as bar:
+    with progress() as bar:
         for epoch in range(start, config.epochs):
             began_s = time.monotonic()
             task = bar.add_task(f"epoch {epoch + 1}/{config.epochs}", total=steps)
@@ -131,24 +131,24 @@ def fit(
                 maps = _for_side(maps, side_px, spec)
                 x = augment(train.images[rows], maps, (side_px, side_px), config.augment, rng)
                 x, target = _mixup((x - mean) / std, train.targets[rows], config, rng)
-                run.rate((epoch * steps + step) / (config.epochs * steps))
-                losses[step] = run.step(
+                learner.rate((epoch * steps + step) / (config.epochs * steps))
+                losses[step] = learner.step(
                     x.to(device, memory_format=torch.channels_last, non_blocking=True),
                     target.to(device, non_blocking=True),
                 )
-                update_ema(ema, net, ema_decay(config), epoch * steps + step)
+                state.average(config.batch_size / config.ema_pictures, epoch * steps + step)
                 bar.advance(task)
             bar.remove_task(task)
             metrics = {
                 "epoch": epoch + 1,
                 "train_loss": round(float(losses.mean()), 5),
-                **score(ema, validation, config.heads),
+                **score(state.averaged, validation, config.heads),
                 "seconds": round(time.monotonic() - began_s, 1),
             }
-            _append_json(run_dir / "metrics.jsonl", metrics)
+            append_json(run_dir / "metrics.jsonl", metrics)
             bar.console.print(metrics, soft_wrap=True)
-            run.save(run_dir, epoch + 1)
-    return ema.to("cpu")
+            state.save(run_dir, epoch + 1)
+    return state.averaged.to("cpu")
 
 
 def open_device(name: str) -> torch.device:
@@ -202,22 +202,6 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, heads: tuple[int, ...] =
     return torch.stack([-(t * torch.log_softmax(z, 1)).sum(1).mean() for z, t in parts]).sum()
 
 
-def ema_decay(config: TrainConfig) -> float:
-    """Return the share of the averaged weights that a step keeps."""
-    return max(0.0, 1 - config.batch_size / config.ema_pictures)
-
-
-def update_ema(ema: nn.Module, net: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged net towards the live one; early steps average over what there is."""
-    decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for slow, fast in zip(ema.state_dict().values(), net.state_dict().values(), strict=True):
-            if slow.dtype.is_floating_point:
-                slow.lerp_(fast, 1 - decay)
-            else:
-                slow.copy_(fast)
-
-
 def logits_of(net: nn.Module, crops: Tensor, batch_size: int = 256) -> Tensor:
     """Return (N, K) logits of (N, C, h, w) normalised crops, on the CPU and without gradients."""
     device = next(net.parameters()).device
@@ -249,21 +233,17 @@ def score(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """All the state that a run goes on from."""
+class _Steps:
+    """One step of learning after the other."""
 
-    net: nn.Module
+    state: Checkpoint[nn.Module]
     forward: Callable[[Tensor], Tensor]
-    ema: nn.Module
-    optimizers: list[torch.optim.Optimizer]
-    scaler: torch.amp.GradScaler
-    rng: np.random.Generator
     config: TrainConfig
 
     def rate(self, progress: float) -> None:
         """Set the rates of the step at ``progress`` in 0..1 of the run."""
         share = rate_share(progress, self.config.warmup_frac)
-        for optimizer in self.optimizers:
+        for optimizer in self.state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = share * group.setdefault("peak_lr", group["lr"])
 
@@ -273,58 +253,13 @@ class _Run:
         with torch.autocast(x.device.type, precision, enabled=self.config.amp):
             logits = self.forward(x)
         loss = soft_cross_entropy(logits, target, self.config.heads)
-        for optimizer in self.optimizers:
+        for optimizer in self.state.optimizers:
             optimizer.zero_grad()
-        torch.autograd.backward(self.scaler.scale(loss))
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-        self.scaler.update()
+        torch.autograd.backward(self.state.scaler.scale(loss))
+        for optimizer in self.state.optimizers:
+            self.state.scaler.step(optimizer)
+        self.state.scaler.update()
         return loss.item()
-
-    def save(self, run_dir: Path, epochs_done: int) -> None:
-        """Write checkpoint.pt, atomically."""
-        state = {
-            "net": self.net.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "scaler": self.scaler.state_dict(),
-            "numpy_rng": json.dumps(self.rng.bit_generator.state),
-            "torch_rng": torch.get_rng_state(),
-            "config": json.dumps(_identity(self.config)),
-            "epochs_done": epochs_done,
-        }
-        partial = run_dir / "checkpoint.pt.partial"
-        torch.save(state, partial)
-        partial.replace(run_dir / "checkpoint.pt")
-
-    def load(self, run_dir: Path) -> int:
-        """Restore checkpoint.pt and return the epochs it has seen; 0 if there is none yet."""
-        path = run_dir / "checkpoint.pt"
-        if not path.exists():
-            return 0
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if state["config"] != json.dumps(_identity(self.config)):
-            raise ModelError(
-                f"{path} was made with other options; give the same ones, or another --out"
-            )
-        self.net.load_state_dict(state["net"])
-        self.ema.load_state_dict(state["ema"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.scaler.load_state_dict(state["scaler"])
-        self.rng.bit_generator.state = json.loads(state["numpy_rng"])
-        torch.set_rng_state(state["torch_rng"])
-        return int(state["epochs_done"])
-
-
-def load_ema(run_dir: Path, net: nn.Module) -> tuple[nn.Module, int]:
-    """Fill ``net`` with the averaged weights of a run; return it and the epochs they saw."""
-    path = run_dir / "checkpoint.pt"
-    if not path.exists():
-        raise ModelError(f"{path}: no checkpoint to export")
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    net.load_state_dict(state["ema"])
-    return net.eval(), int(state["epochs_done"])
 
 
 def _identity(config: TrainConfig) -> dict[str, object]:
@@ -371,12 +306,6 @@ def _mixup(
     return torch.lerp(x[other], x, share), torch.lerp(target[other], target, share)
 
 
-def _to_channels_last(net: nn.Module) -> None:
-    for weight in net.parameters():
-        if weight.ndim == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-
-
 def _decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Split parameters: decay is for weights of convolutions, not for offsets and gains."""
     weights = [p for p in net.parameters() if p.ndim > 1]
@@ -385,13 +314,3 @@ def _decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]
         {"params": weights, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn())
-
-
-def _append_json(path: Path, values: dict[str, float]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
