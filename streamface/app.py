@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from streamface.anonymize import Cover, CoverSettings
 from streamface.decode import ReadOptions
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from streamface.datasinks import DataSink
     from streamface.decode import StreamInfo
     from streamface.detect import YuNetDetector
-    from streamface.frame import Frame, Packet
+    from streamface.frame import Frame
     from streamface.model import Model
     from streamface.pipeline import PipelineStats, Stage
     from streamface.settings import Settings
     from streamface.sinks import Sink
-    from streamface.sources import Input
+    from streamface.sources import Input, Source
     from streamface.track import FaceTracker
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,6 @@ class Run:
         self.stopping = False
         """Whether ``stop`` was called."""
         self._interrupted = self._interruptible = False
-        self._orphans: list[Packet] = []
         self._sink: Sink | None = None
         self._data: list[DataSink] = []
         self.cover: Cover | None = None
@@ -113,7 +112,9 @@ class Run:
         _announce_compilation(settings)
         with ExitStack() as cleanup:
             cleanup.callback(self._abort)
-            self.playlist = Playlist(find_inputs(settings.source), _read_options(settings))
+            self.playlist = Playlist(
+                find_inputs(settings.source), _read_options(settings), opener=_opener(settings)
+            )
             cleanup.callback(self.playlist.close)
             self._targets = self._plan_targets()
             self._models = self._open_models(cleanup)
@@ -227,11 +228,11 @@ class Run:
             )
             stages.append(Paint(Painter(style)))
         return Pipeline(
-            self._source_frames(),
+            self.playlist,
             stages,
             number=lambda frame: frame.index,
             newest_wins=self.is_live,
-            on_drop=lambda frame: self._orphans.extend(frame.packets),
+            on_drop=_bequeath_packets,
         )
 
     def _tracker_maker(self) -> Callable[[], FaceTracker]:
@@ -242,14 +243,6 @@ class Run:
         ids = count(1)
         every = detect_every(self.settings)
         return lambda: FaceTracker(self._detector, detect_every=every, ids=ids)
-
-    def _source_frames(self) -> Iterator[Frame]:
-        """Frames of all inputs; the packets of frames that were dropped move to the next one."""
-        for frame in self.playlist:
-            if self._orphans:
-                frame.packets = (*self._orphans, *frame.packets)
-                self._orphans.clear()
-            yield frame
 
     # -- running
 
@@ -433,6 +426,27 @@ def open_detector(settings: Settings) -> YuNetDetector:
         max_faces=settings.max_faces,
         imgsz=settings.imgsz,
     )
+
+
+def _bequeath_packets(dropped: Frame, heir: Frame) -> None:
+    """Let sound that rode on a dropped frame go on with the next one, in its order."""
+    heir.packets = (*dropped.packets, *heir.packets)
+
+
+def _opener(settings: Settings) -> Callable[..., Source]:
+    """Return what opens an input: as it is, or played as if it were live."""
+    from streamface.sources import open_source
+
+    if not settings.simulate_live:
+        return open_source
+    from streamface.live import SimulatedLive, Trouble
+
+    trouble = Trouble.parse(settings.inject)
+
+    def simulated(*arguments: Any, **options: Any) -> Source:
+        return SimulatedLive(open_source(*arguments, **options), trouble)
+
+    return simulated
 
 
 def _read_options(settings: Settings) -> ReadOptions:

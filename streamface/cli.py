@@ -106,6 +106,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--end", type=_seconds, metavar="T", help="stop before this time")
     group.add_argument("--max-frames", type=_whole, metavar="N")
     group.add_argument("--vid-stride", type=_whole, default=1, metavar="N", help="every Nth frame")
+    group.add_argument(
+        "--simulate-live", action="store_true",
+        help="play files at their own pace, as a camera would, dropping what comes too fast",
+    )  # fmt: skip
+    group.add_argument(
+        "--inject", default="", metavar="TROUBLE",
+        help="trouble for --simulate-live: drop=SHARE,stall=SECONDS,jitter=SECONDS",
+    )  # fmt: skip
     group = parser.add_argument_group("what to find")
     group.add_argument(
         "--imgsz", type=_whole, default=_default("imgsz"), metavar="PX",
@@ -228,6 +236,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         end_s=arguments.end,
         max_frames=arguments.max_frames,
         vid_stride=arguments.vid_stride,
+        simulate_live=arguments.simulate_live,
+        inject=arguments.inject,
         imgsz=arguments.imgsz,
         conf=arguments.conf,
         max_faces=arguments.max_faces,

@@ -24,6 +24,10 @@ class Settings:
     end_s: float | None = None
     max_frames: int | None = None
     vid_stride: int = 1
+    simulate_live: bool = False
+    """Play files at their own pace, as a camera would, dropping what nobody is ready for."""
+    inject: str = ""
+    """Trouble of a simulated camera: drop=SHARE,stall=SECONDS,jitter=SECONDS."""
     # Finding
     imgsz: int = 640
     """Longer side, in pixels, of the picture the detector sees."""
@@ -90,6 +94,8 @@ class Settings:
                 raise UsageError(f"{name} must be {low:g} to {high:g}, got {value}")
         if self.end_s is not None and self.end_s <= self.start_s:
             raise UsageError(f"--end {self.end_s:g} must lie after --start {self.start_s:g}")
+        if self.inject and not self.simulate_live:
+            raise UsageError("--inject is for --simulate-live")
         if self.anonymize is not None and self.anonymize not in COVERS:
             raise UsageError(
                 f"--anonymize must be one of {', '.join(COVERS)}, not {self.anonymize!r}"

@@ -58,8 +58,16 @@ class Source(Protocol):
     """An opened input: iterate once for its frames, in display order."""
 
     info: StreamInfo
-    damage: Damage
-    tail_packets: tuple[Packet, ...]
+
+    @property
+    def damage(self) -> Damage:
+        """What went wrong so far."""
+        ...
+
+    @property
+    def tail_packets(self) -> tuple[Packet, ...]:
+        """Packets after the last frame, once iteration ended."""
+        ...
 
     def __iter__(self) -> Iterator[Frame]: ...
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from functools import partial
 
 import av
 import clips
@@ -15,7 +14,6 @@ from streamface.app import Run
 from streamface.atomic import AtomicPath
 from streamface.datasinks import JsonlSink
 from streamface.errors import SinkError, SourceError, StageError, UsageError
-from streamface.playlist import Playlist
 from streamface.settings import Settings
 from streamface.sinks import VideoSink
 from streamface.stages import Classify, FindFaces, Paint
@@ -319,9 +317,7 @@ def test_a_live_source_drops_at_the_head_only_and_counts_it(tmp_path, monkeypatc
             all_read.set()
 
     source = CountingSource(30, is_live=True, on_frame=on_frame)
-    monkeypatch.setattr(
-        app, "Playlist", partial(Playlist, opener=lambda *_args, **_options: source)
-    )
+    monkeypatch.setattr(app, "_opener", lambda _settings: lambda *_args, **_options: source)
     process = FindFaces.process
 
     def slow(self, items):

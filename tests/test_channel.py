@@ -34,9 +34,12 @@ class ChannelAgainstDeque(RuleBasedStateMachine):
     @rule()
     def put_newest(self):
         full = len(self.model) == self.channel.capacity
-        expected = [self.model.popleft()] if full else []
-        assert self.channel.put_newest(self.sent) == expected
+        oldest = [self.model.popleft()] if full else []
         self.model.append(self.sent)
+        expected = [(item, self.model[0]) for item in oldest]
+        bequeathed = []
+        dropped = self.channel.put_newest(self.sent, lambda *pair: bequeathed.append(pair))
+        assert (dropped, bequeathed) == (len(expected), expected)
         self.sent += 1
 
     @precondition(lambda self: self.model or self.closed)

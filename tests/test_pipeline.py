@@ -162,8 +162,14 @@ def test_live_source_drops_only_at_head():
         yield from range(50)
         all_read.set()
 
-    dropped, stage = [], Busy()
-    items, pipeline = run(source(), [stage], capacity=2, newest_wins=True, on_drop=dropped.append)
+    dropped, heirs, stage = [], [], Busy()
+
+    def on_drop(item, heir):
+        dropped.append(item)
+        heirs.append(heir)
+
+    items, pipeline = run(source(), [stage], capacity=2, newest_wins=True, on_drop=on_drop)
+    assert heirs == [item + 1 for item in dropped]  # what is inherited keeps its place
     assert sorted(items + dropped) == list(range(50))
     assert items == sorted(items)
     assert items[-1] == 49

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -37,15 +40,19 @@ class Channel(Generic[T]):
                 self._changed.wait()
             self._append(item)
 
-    def put_newest(self, item: T) -> list[T]:
-        """Append ``item`` at once; return the oldest items that had to make room for it.
+    def put_newest(self, item: T, bequeath: Callable[[T, T], None] | None = None) -> int:
+        """Append ``item`` at once; return how many of the oldest had to make room for it.
 
-        This is the only operation that drops, meant for the head of a live stream.
+        This is the only operation that drops, meant for the head of a live stream. ``bequeath`` is
+        called with each item dropped and the one that follows it, before anybody can receive that.
         """
         with self._changed:
-            dropped = []
+            dropped = 0
             while len(self._items) >= self.capacity:
-                dropped.append(self._items.popleft())
+                oldest = self._items.popleft()
+                dropped += 1
+                if bequeath is not None:
+                    bequeath(oldest, self._items[0] if self._items else item)
             self._append(item)
             return dropped
 

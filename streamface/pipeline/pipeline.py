@@ -59,14 +59,15 @@ class Pipeline(Generic[T]):
         number: Callable[[T], int],
         capacity: int = 1,
         newest_wins: bool = False,
-        on_drop: Callable[[T], None] | None = None,
+        on_drop: Callable[[T, T], None] | None = None,
     ) -> None:
         """Prepare the threads; nothing runs before the ``with`` block is entered.
 
         number: the number of an item for error messages. capacity: items between two stages (a
         stage that batches gets at least its batch). newest_wins: for live sources; when the
-        stages are busy the oldest waiting item is dropped at the head, handed to ``on_drop``
-        (in the source's thread) and counted; nothing is ever dropped later.
+        stages are busy the oldest waiting item is dropped at the head and counted; nothing is
+        ever dropped later. on_drop: gets it (in the source's thread) with the item that follows it,
+        which no stage has seen yet.
         """
         self._source = source
         self._stages = list(stages)
@@ -160,10 +161,8 @@ class Pipeline(Generic[T]):
         if not self._newest_wins:
             head.put(item)
             return
-        for dropped in head.put_newest(item):
+        for _ in range(head.put_newest(item, self._on_drop)):
             self.stats.count_drop("busy")
-            if self._on_drop is not None:
-                self._on_drop(dropped)
 
     def _work(self, position: int) -> None:
         stage, stats = self._stages[position], self.stats.stages[position + 1]
