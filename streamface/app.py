@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -435,16 +436,18 @@ def _bequeath_packets(dropped: Frame, heir: Frame) -> None:
 
 def _opener(settings: Settings) -> Callable[..., Source]:
     """Return what opens an input: as it is, or played as if it were live."""
+    from streamface.cameras import CameraOptions
     from streamface.sources import open_source
 
+    camera = CameraOptions.parse(settings.camera_size, settings.camera_fps)
     if not settings.simulate_live:
-        return open_source
+        return partial(open_source, camera=camera)
     from streamface.live import SimulatedLive, Trouble
 
     trouble = Trouble.parse(settings.inject)
 
     def simulated(*arguments: Any, **options: Any) -> Source:
-        return SimulatedLive(open_source(*arguments, **options), trouble)
+        return SimulatedLive(open_source(*arguments, camera=camera, **options), trouble)
 
     return simulated
 

@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the shipped models, or show a model's card")
     models.add_argument("name", nargs="?", metavar="MODEL", help="a shipped name or a card's path")
     models.set_defaults(command=_models)
+    found = commands.add_parser("cameras", help="list the cameras of this machine")
+    found.set_defaults(command=_cameras)
     doctor = commands.add_parser("doctor", help="print versions, runtimes and models")
     doctor.set_defaults(command=_doctor)
     return parser
@@ -106,6 +108,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--end", type=_seconds, metavar="T", help="stop before this time")
     group.add_argument("--max-frames", type=_whole, metavar="N")
     group.add_argument("--vid-stride", type=_whole, default=1, metavar="N", help="every Nth frame")
+    group.add_argument("--camera-size", metavar="WxH", help="size to ask a camera for")
+    group.add_argument("--camera-fps", type=float, metavar="N", help="rate to ask a camera for")
     group.add_argument(
         "--simulate-live", action="store_true",
         help="play files at their own pace, as a camera would, dropping what comes too fast",
@@ -236,6 +240,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         end_s=arguments.end,
         max_frames=arguments.max_frames,
         vid_stride=arguments.vid_stride,
+        camera_size=arguments.camera_size,
+        camera_fps=arguments.camera_fps,
         simulate_live=arguments.simulate_live,
         inject=arguments.inject,
         imgsz=arguments.imgsz,
@@ -367,6 +373,13 @@ def _models(arguments: argparse.Namespace) -> int:
         print_models()
     else:
         print_card(arguments.name)
+    return DONE
+
+
+def _cameras(_: argparse.Namespace) -> int:
+    from streamface.doctor import print_cameras
+
+    print_cameras()
     return DONE
 
 

@@ -142,6 +142,20 @@ def _accuracy(card: ModelCard) -> str:
     return f"{100 * found:.1f} % right on validation" if isinstance(found, float) else "unmeasured"
 
 
+def print_cameras() -> None:
+    """List the cameras of this machine and how each is named after --source."""
+    from streamface.cameras import list_cameras
+
+    console = Console(soft_wrap=True)
+    known = list_cameras()
+    for number, camera in enumerate(known):
+        source = camera.device if camera.device.startswith("/dev/") else str(number)
+        line = f"{camera.name}: --source {source}, or --source 'camera:{camera.name}'"
+        console.print(line, highlight=False, markup=False)
+    if not known:
+        console.print("no camera was found")
+
+
 def _cpus() -> str:
     return f"{os.cpu_count()} logical CPUs"
 

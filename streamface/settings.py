@@ -24,6 +24,10 @@ class Settings:
     end_s: float | None = None
     max_frames: int | None = None
     vid_stride: int = 1
+    camera_size: str | None = None
+    """WIDTHxHEIGHT to ask a camera for."""
+    camera_fps: float | None = None
+    """Frames per second to ask a camera for."""
     simulate_live: bool = False
     """Play files at their own pace, as a camera would, dropping what nobody is ready for."""
     inject: str = ""

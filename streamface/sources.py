@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from streamface import cameras
+from streamface.cameras import CameraOptions
 from streamface.errors import SourceError, UsageError
 from streamface.frame import Frame, Packet
 
@@ -34,8 +37,7 @@ IMAGE_SUFFIXES: Final = frozenset(".avif .bmp .jpeg .jpg .jxl .png .tif .tiff .w
 
 _OPEN_TIMEOUT_S: Final = 10.0
 _READ_TIMEOUT_S: Final = 10.0
-# What FFmpeg's v4l2, avfoundation and dshow inputs are called, and how they name camera 0.
-_CAMERA_FORMATS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+_GONE: Final = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENODEV})
 _LIVE_SCHEMES: Final = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp"})
 
 
@@ -94,7 +96,7 @@ def redacted(location: str) -> str:
 def find_inputs(source: str) -> list[Input]:
     """Return what ``source`` names, in natural order; never empty.
 
-    ``demo``; digits: a camera; ``/dev/…`` on Linux: a camera; ``scheme://…``: a URL; an existing
+    ``demo``; digits, ``camera:NAME`` or ``/dev/…``: a camera; ``scheme://…``: a URL; an existing
     file; a folder: the videos and images in it; else a glob pattern. Raises SourceError where
     nothing is found, UsageError where ``source`` is empty.
     """
@@ -104,7 +106,8 @@ def find_inputs(source: str) -> list[Input]:
         return [Input("demo", DEMO, DEMO)]
     if source.isdecimal():
         return [Input("camera", source, f"camera {source}")]
-    if source.startswith("/dev/") and Path(source).exists():
+    is_device = source.startswith("/dev/") and Path(source).exists()
+    if is_device or source.startswith(cameras.PREFIX):
         return [Input("camera", source, source)]
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
         if source.startswith("file://"):
@@ -145,12 +148,14 @@ def open_source(
     options: ReadOptions,
     *,
     stream: int = 0,
+    camera: CameraOptions | None = None,
     opener: Callable[..., Any] | None = None,
     platform: str = sys.platform,
 ) -> Source:
     """Open one input and decode its first picture. Raises SourceError, one line.
 
-    opener: stands in for ``av.open`` in tests, as ``platform`` does for ``sys.platform``.
+    camera: size and rate to ask a camera for. opener: stands in for ``av.open`` in tests, as
+    ``platform`` does for ``sys.platform``.
     """
     import av
 
@@ -158,15 +163,20 @@ def open_source(
 
     if what.kind == "demo":
         return DemoSource(options, stream=stream)
-    location, arguments = _open_arguments(what, platform)
+    ways = _ways_to_open(what, platform, camera or CameraOptions())
     if what.path is not None:
         _check_file(what.path)
     # Titles that are not UTF-8 must not stop a run; PyAV 19 dropped the argument.
     lenient: dict[str, Any] = {"metadata_errors": "replace"} if _pyav_major() < 19 else {}
-    try:
-        container = (opener or av.open)(location, mode="r", **lenient, **arguments)
-    except (av.FFmpegError, OSError, ValueError) as exc:
-        raise SourceError(_cannot_open(what, exc)) from exc
+    for remaining, (location, arguments) in zip(reversed(range(len(ways))), ways, strict=True):
+        try:
+            container = (opener or av.open)(location, mode="r", **lenient, **arguments)
+            break
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            # A camera that is absent or taken will not come by asking for less.
+            if not remaining or getattr(exc, "errno", None) in _GONE:
+                raise SourceError(_cannot_open(what, exc)) from exc
+            _log.debug("%s: %s", what.name, exc)
     is_live = what.kind == "camera" or (what.kind == "url" and _is_live(what.location, container))
     try:
         return MediaSource(container, what.name, options, is_live=is_live, stream=stream)
@@ -181,31 +191,26 @@ def _pyav_major() -> int:
     return int(av.__version__.split(".", 1)[0])
 
 
-def _open_arguments(what: Input, platform: str) -> tuple[str, dict[str, Any]]:
+def _ways_to_open(
+    what: Input, platform: str, options: CameraOptions
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return what to open and with which arguments, best way first."""
     if what.kind == "camera":
-        return _camera_arguments(what.location, platform)
+        fixed = {
+            "format": cameras.FORMATS[cameras.system_of(platform)],
+            "timeout": (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
+        }
+        device = cameras.find_device(what.location, platform)
+        ways = cameras.ways_to_open(platform, options)
+        return [(device, {**fixed, "options": way}) for way in ways]
     if what.kind == "url":
         # FFmpeg renamed RTSP's `stimeout` to `timeout`; PyAV's own time-outs cover both.
         scheme = what.location.split(":", 1)[0].lower()
-        options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
-        return what.location, {"options": options, "timeout": (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)}
+        how = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
+        timeout = (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)
+        return [(what.location, {"options": how, "timeout": timeout})]
     # "file:" keeps FFmpeg from reading a colon or a % in a name as a protocol or a pattern.
-    return f"file:{what.location}", {}
-
-
-def _camera_arguments(location: str, platform: str) -> tuple[str, dict[str, Any]]:
-    system = "linux" if platform.startswith("linux") else platform
-    if system not in _CAMERA_FORMATS:
-        raise SourceError(f"cameras are not supported on {platform}; give a file or a URL")
-    device = location
-    if location.isdecimal():
-        device = {"linux": f"/dev/video{location}", "win32": f"video={location}"}.get(
-            system, location
-        )
-    return device, {
-        "format": _CAMERA_FORMATS[system],
-        "timeout": (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
-    }
+    return [(f"file:{what.location}", {})]
 
 
 def _check_file(path: Path) -> None:

@@ -83,7 +83,9 @@ def test_what_is_wrong_is_raised_by_the_call_itself(tmp_path):
         streamface.stream(tmp_path / "none.mp4")
     with pytest.raises(streamface.UsageError, match="--conf must be"):
         streamface.stream("demo", conf=float("nan"))
-    with pytest.raises(TypeError, match="unknown option 'confidence'; known: anonymize, audio, chart"):
+    with pytest.raises(
+        TypeError, match="unknown option 'confidence'; known: anonymize, audio, camera_fps"
+    ):
         streamface.stream("demo", confidence=0.5)
     with pytest.raises(TypeError, match="unknown option 'confidence'"):
         streamface.Analyzer(confidence=0.5)

@@ -356,7 +356,7 @@ def signalling(monkeypatch):
 
         original = app.Playlist
         monkeypatch.setattr(
-            app, "Playlist", lambda inputs, options: original(inputs, options, opener=opener)
+            app, "Playlist", lambda inputs, options, **_: original(inputs, options, opener=opener)
         )
 
     return install

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from av.sidedata.sidedata import Type as SideDataType
 
+from streamface.cameras import CameraOptions
 from streamface.decode import ReadOptions
 from streamface.errors import SourceError, UsageError
 from streamface.sources import find_inputs, open_source, redacted
@@ -325,6 +326,35 @@ def test_a_digit_opens_a_camera(tmp_path, platform, format_, location):
     assert source.info.frames is None
     assert len(list(source)) == 4
     source.close()
+
+
+def test_mjpeg_is_asked_for_first_and_less_where_it_is_refused(tmp_path):
+    clip = clips.write_clip(tmp_path / "c.mp4", 2)
+    asked = []
+
+    def opener(_location, **arguments):
+        asked.append(arguments["options"])
+        if "input_format" in arguments["options"]:
+            raise OSError(22, "Invalid argument")
+        return av.open(str(clip))
+
+    camera = CameraOptions.parse("1280x720", 25)
+    what = find_inputs("/dev/null")[0]
+    open_source(what, ReadOptions(), opener=opener, platform="linux", camera=camera).close()
+    wanted = {"video_size": "1280x720", "framerate": "25"}
+    assert asked == [{**wanted, "input_format": "mjpeg"}, wanted]
+
+
+def test_a_camera_in_use_is_asked_once(tmp_path):
+    asked = []
+
+    def opener(_location, **arguments):
+        asked.append(arguments)
+        raise OSError(16, "Device or resource busy")
+
+    with pytest.raises(SourceError, match="busy; is a camera connected and free"):
+        open_source(find_inputs("0")[0], ReadOptions(), opener=opener, platform="linux")
+    assert len(asked) == 1
 
 
 def test_no_camera_is_one_clear_line():
