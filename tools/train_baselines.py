@@ -101,9 +101,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     nets = parser.add_subparsers(dest="net", required=True)
     for name, epochs, train in (
-        ("emotion", 25, train_emotion),
-        ("two-phase", 10, train_emotion),
-        ("gender", 12, train_gender),
+        ("emotion", 10, train_emotion),
+        ("two-phase", 5, train_emotion),
+        ("gender", 8, train_gender),
     ):
         sub = nets.add_parser(name)
         sub.add_argument("--data", type=Path, required=True, help="the data set")

@@ -46,7 +46,7 @@ def draw_confusion(
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (labels, said), 1)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = _figure(1.6 + 0.75 * len(names), 1.2 + 0.65 * len(names))
+    figure = _figure(max(4.2, 1.6 + 0.75 * len(names)), max(3.4, 1.2 + 0.65 * len(names)))
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for (row, column), share in np.ndenumerate(shares):
