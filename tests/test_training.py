@@ -236,12 +236,6 @@ def test_gender_crops_are_what_crop_into_cuts(side_px, edges):
     assert np.median(np.abs(crops - out)) < 0.02
 
 
-def test_a_mirrored_net_sees_both_sides_alike():
-    net = nets.Mirrored(nets.ResidualNet(nets.NetConfig(channels=1, classes=3))).eval()
-    picture = torch.randn(2, 1, 32, 32)
-    torch.testing.assert_close(net(picture), net(picture.flip(3)))
-
-
 def test_augmented_pictures_stay_pictures():
     rng = np.random.default_rng(3)
     always = {name: 1.0 for name in vars_of(augment.AugmentConfig) if name.endswith("_prob")}

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
         align_prob=emotion.ALIGN_PROB,
         heads=emotion.heads_of(data),
     )
+    config = commandline.adjusted(config, args)
     with commandline.counter("finding landmarks", int(np.sum(data.split != "test"))) as tick:
         landmarks = emotion.landmarks_of(data, args.out / "landmarks.npy", tick=tick)
     spec = emotion.input_spec()
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
     net = ResidualNet(replace(emotion.NET, classes=sum(config.heads)))
     if not args.export_only:
         note_commit(args.out, resume=args.resume)
+        net = commandline.start_from(args, net)
         train = emotion.train_set(data, landmarks, spec)
         fit(net, spec, train, validation, config, run_dir=args.out, resume=args.resume)
         figures.draw_curves(args.out)

@@ -1,6 +1,8 @@
-"""Train the gender net on FairFace (aligned zip, its own layout, or folders) and export it.
+r"""Train the gender net on FairFace (aligned zip, its own layout, or folders) and export it.
 
-python tools/train_gender.py --data fairface_aligned_144.zip --out runs/gender
+python tools/train_gender.py --data fairface_aligned_144.zip --out runs/gender-first
+python tools/train_gender.py --data fairface_aligned_144.zip --out runs/gender \
+    --init runs/gender-first --epochs 12 --peak-rate 0.03 --light --sides 96
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from streamface.training.checkpoint import load_ema
 from streamface.training.data import load_gender
 from streamface.training.export import note_commit, noted_commit
 from streamface.training.loop import fit
-from streamface.training.nets import Mirrored, ResidualNet
+from streamface.training.nets import ResidualNet
 
 
 def run(args: argparse.Namespace) -> None:
     """Train from the start or from a checkpoint, then export the averaged net."""
     config = replace(commandline.config_of(args), sides_px=gender.SIDES_PX)
+    config = commandline.adjusted(config, args)
     data = load_gender(args.data)
     unknown = int((~np.isfinite(data.landmarks_px).all((1, 2))).sum())
     with commandline.counter("finding landmarks", unknown) as tick:
@@ -35,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     net = ResidualNet(gender.NET)
     if not args.export_only:
         note_commit(args.out, resume=args.resume)
+        net = commandline.start_from(args, net)
         train = gender.train_set(data, rows, spec)
         fit(net, spec, train, validation, config, run_dir=args.out, resume=args.resume)
         figures.draw_curves(args.out)
@@ -42,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
     answer = gender.answer(
         validation, config, epochs, pictures=len(rows), commit=noted_commit(args.out)
     )
-    # Looked at once a second and track, so twice the cost for half a point is well spent.
-    commandline.publish(Mirrored(averaged), [answer], spec, args)
+    commandline.publish(averaged, [answer], spec, args)
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from rich.progress import Progress
 from streamface.backends import open_backend
 from streamface.errors import UsageError
 from streamface.model import Model, softmax
+from streamface.training.augment import LIGHT
+from streamface.training.checkpoint import NetT, load_ema
 from streamface.training.export import export
 from streamface.training.figures import draw_confusion, draw_reliability
 from streamface.training.loop import TrainConfig, open_device
@@ -40,6 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, epochs: int) -> None:
     )
     parser.add_argument(
         "--peak-rate", type=float, default=0.05, help="learning rate at its peak; default: 0.05"
+    )
+    parser.add_argument(
+        "--init", type=Path, metavar="RUN", help="start from the averaged net of another run"
+    )
+    parser.add_argument(
+        "--light", action="store_true", help="augment lightly, for the last epochs of a net"
+    )
+    parser.add_argument(
+        "--sides", type=_sides, metavar="PX,…", help="crops of equal parts of the epochs"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
@@ -76,6 +88,28 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
         amp=args.amp,
         compiled=args.compile,
     )
+
+
+def adjusted(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+    """Return a recipe's configuration with what --light and --sides change."""
+    if args.light:
+        config = replace(config, augment=LIGHT)
+    return replace(config, sides_px=args.sides) if args.sides else config
+
+
+def start_from(args: argparse.Namespace, net: NetT) -> NetT:
+    """Return the net, with the averaged weights of --init where that was given."""
+    if args.init is not None and not args.resume:
+        load_ema(args.init, net)
+        net.requires_grad_(requires_grad=True)
+    return net
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = tuple(int(word) for word in text.split(","))
+    if min(sides) < 16 or any(side % 8 for side in sides):
+        raise ValueError("sides are multiples of 8 from 16 on")
+    return sides
 
 
 def device_name(asked: str) -> str:

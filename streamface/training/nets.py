@@ -72,15 +72,3 @@ class ResidualNet(nn.Module):
         """Return (N, K) logits of (N, C, H, W) normalised crops."""
         pooled = self.features(x).mean(dim=(2, 3))  # (N, widths[-1])
         return cast("Tensor", self.head(self.dropout(pooled)))
-
-
-class Mirrored(nn.Module):
-    """The mean of a net's logits for a picture and for its mirror image."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, K) logits of (N, C, H, W); at twice the cost of the net."""
-        return cast("Tensor", (self.net(x) + self.net(x.flip(3))) / 2)
