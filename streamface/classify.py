@@ -95,7 +95,6 @@ class FaceClassifier:
         self._settings = settings or ClassifySettings()
         self._tracks: dict[tuple[int, int], _Track] = {}
         self._uncertain_below = emotion.card.uncertain_below if emotion is not None else 0.0
-        self.looks = {"emotion": 0, "gender": 0}
 
     def classify(self, frames: Sequence[Frame]) -> None:
         """Replace the faces of ``frames`` by classified ones."""
@@ -167,7 +166,6 @@ class FaceClassifier:
         for slot, look in zip(batch, looks, strict=True):
             frame = frames[look.frame]
             crop_into(frame.planes, frame.faces[look.face].landmarks_px, spec, slot)
-        self.looks[model.card.name] = self.looks.get(model.card.name, 0) + len(looks)
         return model.predict(batch)
 
     def _take_genders(self, looks: Sequence[_Look], probs: BatchF32) -> None:

@@ -136,10 +136,17 @@ def _flat(rows: list[dict[str, object]]) -> bool:
 
 
 def _accuracy(card: ModelCard) -> str:
+    """Return the accuracy that the card tells of last: on a test split, where it was measured."""
     metrics = card.trained.get("metrics")
-    validation = metrics.get("validation") if isinstance(metrics, dict) else None
-    found = validation.get("accuracy") if isinstance(validation, dict) else None
-    return f"{100 * found:.1f} % right on validation" if isinstance(found, float) else "unmeasured"
+    told = [
+        (name, figures["accuracy"])
+        for name, figures in (metrics.items() if isinstance(metrics, dict) else ())
+        if isinstance(figures, dict) and isinstance(figures.get("accuracy"), float)
+    ]
+    if not told:
+        return "accuracy not measured"
+    name, accuracy = told[-1]
+    return f"{100 * accuracy:.1f} % right on {name}"
 
 
 def print_cameras() -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from streamface.card import ModelCard
     from streamface.frame import BatchF32
 
-DEFAULT_MODELS: Final = {"emotion": "emotion", "gender": "gender"}
-"""The shipped model that ``run`` uses for each task."""
+DEFAULT_MODELS: Final = {"emotion": "emotion-int8", "gender": "gender-int8"}
+"""What ``run`` uses for each task: on a CPU int8 is as right as float32, in half the time."""
 _PROBE_TOLERANCE: Final = 0.02  # in standard deviations of the input; a grey level is 0.016
 
 

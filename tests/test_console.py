@@ -33,7 +33,7 @@ def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
                         frames=frames),
         stats=stats,
         pipeline=SimpleNamespace(refresh_queues=lambda: None),
-        playlist=SimpleNamespace(inputs=names, failures={}),
+        cover=None, playlist=SimpleNamespace(inputs=names, failures={}),
         settings=SimpleNamespace(output="out.mp4", data={}),
         warnings=[],
         stopping=False,

@@ -11,20 +11,28 @@ import sys
 
 import numpy as np
 import pytest
+from skimage.data import astronaut
 
+import streamface
 from streamface.backends import available, open_backend
+from streamface.card import load
 from streamface.errors import BackendUnavailable, ModelError
-from streamface.frame import EMOTIONS, GENDERS
-from streamface.model import Model, card_path, shipped_names, softmax
+from streamface.frame import EMOTIONS, GENDERS, Planes
+from streamface.model import DEFAULT_MODELS, Model, card_path, shipped_names, softmax
+from streamface.preprocess import crop_into
 
-SHIPPED = {"emotion": EMOTIONS, "gender": GENDERS}
+SHIPPED = {
+    f"{name}{precision}": labels
+    for name, labels in (("emotion", EMOTIONS), ("emotion-ferplus", EMOTIONS), ("gender", GENDERS))
+    for precision in ("", "-int8")
+}
 
 
 @pytest.fixture(params=SHIPPED)
 def copy(request, tmp_path):
     """Copy a shipped model, so that a test may damage it."""
     source = card_path(request.param)
-    for path in (source, source.with_suffix(".onnx")):
+    for path in (source, source.parent / load(source).onnx):
         shutil.copy(path, tmp_path)
     return tmp_path / source.name
 
@@ -57,6 +65,25 @@ def test_cards_tell_where_a_model_comes_from(name):
     trained = Model.open(name).card.trained
     for field in ("data", "licence_of_data", "seed", "commit", "metrics", "intended_use", "limits"):
         assert trained[field] or trained[field] == 0
+
+
+def test_what_run_uses_is_shipped():
+    assert set(DEFAULT_MODELS) == {"emotion", "gender"}
+    assert set(DEFAULT_MODELS.values()) <= set(shipped_names())
+
+
+@pytest.mark.parametrize("name", ["emotion", "emotion-ferplus", "gender"])
+def test_int8_answers_like_the_float32_it_was_made_from(name):
+    """On faces; of noise they may think differently."""
+    plain, quantised = Model.open(name), Model.open(f"{name}-int8")
+    assert quantised.card.trained["made_from_sha256"] == plain.card.sha256
+    spec = plain.card.input
+    (found,) = streamface.analyze(astronaut())
+    planes = Planes.from_rgb(astronaut())
+    batch = np.empty((3, *spec.shape), np.float32)
+    for crop, shift in zip(batch, (-2, 0, 2), strict=True):
+        crop_into(planes, found.landmarks_px + np.float32(shift), spec, crop)
+    np.testing.assert_allclose(quantised.predict(batch), plain.predict(batch), atol=0.08)
 
 
 def test_any_batch_is_answered_as_its_faces_one_by_one():
@@ -93,7 +120,7 @@ def test_probabilities_are_softened_by_the_cards_temperature():
 
 
 def test_an_altered_onnx_is_refused(copy):
-    onnx = copy.with_suffix(".onnx")
+    onnx = copy.parent / load(copy).onnx
     onnx.write_bytes(onnx.read_bytes()[:-1] + b"\0")
     with pytest.raises(ModelError, match="SHA-256"):
         Model.open(copy)
@@ -102,7 +129,7 @@ def test_an_altered_onnx_is_refused(copy):
 def test_an_onnx_that_is_none_is_refused(copy):
     import hashlib
 
-    copy.with_suffix(".onnx").write_bytes(b"not a net")
+    (copy.parent / load(copy).onnx).write_bytes(b"not a net")
     change(copy, sha256=hashlib.sha256(b"not a net").hexdigest())
     with pytest.raises(ModelError, match="not a usable ONNX") as caught:
         Model.open(copy)
@@ -127,7 +154,7 @@ def test_a_model_made_for_other_preprocessing_is_refused(copy):
 
 
 def test_unknown_names_list_the_shipped_ones():
-    with pytest.raises(ModelError, match="emotion, gender"):
+    with pytest.raises(ModelError, match="shipped: emotion, .*gender-int8"):
         Model.open("age")
 
 

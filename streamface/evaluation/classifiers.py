@@ -33,7 +33,7 @@ _Score: TypeAlias = "Callable[[Model, Path, argparse.Namespace], dict[str, objec
 FERPLUS_OUTPUT: Final = "logits_ferplus"
 """The ONNX output of an emotion model's second answer."""
 _EMOTION_SPLITS: Final = {"train": "train", "public": "val", "private": "test"}
-_HEADER: Final = ("task", "data", "split", "sha256", "provider", "ms_per_face")
+_HEADER: Final = ("task", "model", "data", "split", "sha256", "provider", "ms_per_face")
 _CHUNK: Final = 256
 _TIMED: Final = 200
 
@@ -150,13 +150,16 @@ def _score_emotion(model: Model, card: Path, args: argparse.Namespace) -> dict[s
 
     accuracy_as_framed is the accuracy without alignment; pictures in which no face is found are
     always taken as they are framed. ferplus_accuracy is that of the answer trained on FER+, where
-    the model has one; ferplus_accuracy_as_shown that of the answer which all else is about.
+    the model has one; ferplus_accuracy_as_shown that of the answer which all else is about. That
+    answer itself is scored on the pictures with a FER+ majority, by that.
     """
     path, split = args.data, args.split
     if path.is_dir():
         return _score_folder(model, path, "emotion", EMOTIONS, tight=model.card.input)
     data = load_emotion(path)
-    rows = np.flatnonzero(data.split == _EMOTION_SPLITS[split])
+    by_votes = model.card.outputs == (FERPLUS_OUTPUT,)
+    truth = data.ferplus_labels() if by_votes else data.labels
+    rows = np.flatnonzero((data.split == _EMOTION_SPLITS[split]) & (truth >= 0))
     if not len(rows):
         raise UsageError(f"{path} holds no pictures of the split '{split}'")
     images = data.images[rows]
@@ -167,7 +170,7 @@ def _score_emotion(model: Model, card: Path, args: argparse.Namespace) -> dict[s
     planes = [planes_from_grey(image) for image in images]
     if args.as_framed:
         found[:] = template
-    labels = data.labels[rows]
+    labels = truth[rows]
     answers = ask(model, zip(planes, found, strict=True), labels)
     as_framed = ask(model, ((p, template) for p in planes), labels)
     said = answers.probs.argmax(1)
@@ -296,7 +299,8 @@ def record(report: dict[str, object], model: str | Path) -> None:
 
 def _header(model: Model, path: Path, split: str) -> dict[str, object]:
     return {
-        "task": model.card.name,
+        "task": "emotion" if model.card.labels == EMOTIONS else "gender",
+        "model": model.card.name,
         "data": path.name,
         "split": split,
         "sha256": model.card.sha256,

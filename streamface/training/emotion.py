@@ -57,6 +57,8 @@ AUGMENT: Final = AugmentConfig(
     occlude_frac=0.4,
 )
 ALIGN_PROB: Final = 0.75  # the rest keeps the net right on loosely framed pictures
+RARE_BOOST: Final = 0.3
+"""On PublicTest disgust is recalled .55 with it and .43 without, at 0.1 points of accuracy."""
 VOTE_SHARE: Final = 0.3  # of FER-2013's head: votes are cleaner, the label is what is asked for
 
 
@@ -144,13 +146,17 @@ def with_majorities(data: EmotionData, validation: ValidationSet) -> ValidationS
 
 
 def correct_class_shares(net: nn.Module, validation: ValidationSet) -> None:
-    """Shift the first head's offsets so that it says each class as often as validation holds it.
+    """Shift the first head's offsets: each class as often as in validation, rare ones a bit more.
 
     FER+ taggers call a face neutral far more often than FER-2013 does, and rarely fear or disgust;
-    the net learns that from its mixed targets, but is asked for FER-2013's labels.
+    the net learns that from its mixed targets, but is asked for FER-2013's labels. The extra for
+    rare classes is the logit adjustment of Menon et al. (2021), by a share of it.
     """
     logits = logits_of(net, validation.crops)[:, : HEADS[0]]
-    offsets = fit_offsets(logits.numpy(), validation.labels.numpy())
+    labels = validation.labels.numpy()
+    shares = np.bincount(labels, minlength=HEADS[0]) / len(labels)
+    rare = -RARE_BOOST * np.log(np.maximum(shares, 1 / len(labels)))
+    offsets = fit_offsets(logits.numpy(), labels) + (rare - rare.mean()).astype(np.float32)
     with torch.no_grad():
         net.get_parameter("head.bias")[: HEADS[0]].add_(torch.from_numpy(offsets))
 
