@@ -102,8 +102,8 @@ def main() -> int:
     nets = parser.add_subparsers(dest="net", required=True)
     for name, epochs, train in (
         ("emotion", 10, train_emotion),
-        ("two-phase", 5, train_emotion),
-        ("gender", 8, train_gender),
+        ("two-phase", 4, train_emotion),
+        ("gender", 6, train_gender),
     ):
         sub = nets.add_parser(name)
         sub.add_argument("--data", type=Path, required=True, help="the data set")
