@@ -259,7 +259,7 @@ class _Steps:
         for optimizer in self.state.optimizers:
             self.state.scaler.step(optimizer)
         self.state.scaler.update()
-        return loss.item()
+        return float(loss.item())
 
 
 def _identity(config: TrainConfig) -> dict[str, object]:

@@ -31,14 +31,14 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float = 0.6) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum})
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override, unused-ignore]
         """Apply one update; ``closure`` is there for torch's interface and not called."""
         del closure
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, weight.grad, group["lr"], group["momentum"])
+        with torch.no_grad():
+            for group in self.param_groups:
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        self._update(weight, weight.grad, group["lr"], group["momentum"])
 
     def _update(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self.state[weight]

@@ -73,8 +73,8 @@ class Codebook(nn.Module):
         """Return the (N, D, h, w) vectors of (N, h, w) code numbers."""
         return cast("Tensor", self.codes)[numbers].permute(0, 3, 1, 2)
 
-    @torch.no_grad()
     def _follow(self, flat: Tensor, numbers: Tensor) -> None:
+        """Move the codes; flat: (M, D) unit vectors without gradients, numbers: (M,)."""
         codes, sums, counts = (
             cast("Tensor", getattr(self, n)) for n in ("codes", "sums", "counts")
         )
@@ -85,8 +85,7 @@ class Codebook(nn.Module):
         # Less than a hundredth of an even share: nothing looks like it any more.
         dead = torch.nonzero(counts < 0.01 * len(flat) / len(codes)).flatten()
         if len(dead):
-            fresh = flat[torch.randint(len(flat), (len(dead),))]
-            sums[dead] = fresh
+            sums[dead] = flat[torch.randint(len(flat), (len(dead),))]
             counts[dead] = len(flat) / len(codes)
         codes.copy_(F.normalize(sums, dim=1))
 
@@ -172,12 +171,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     groups = 5 * channels
     rows = F.conv2d(stacked, taps.expand(groups, 1, 1, -1), groups=groups)
     means = F.conv2d(rows, taps.view(1, 1, -1, 1).expand(groups, 1, -1, 1), groups=groups)
-    mean_a, mean_b, aa, bb, ab = means.split(channels, 1)  # type: ignore[no-untyped-call]
+    mean_a, mean_b, aa, bb, ab = torch.split(means, channels, 1)
     spread = 2.0  # of -1..1
     c1, c2 = (0.01 * spread) ** 2, (0.03 * spread) ** 2
     top = (2 * mean_a * mean_b + c1) * (2 * (ab - mean_a * mean_b) + c2)
     bottom = (mean_a**2 + mean_b**2 + c1) * (aa - mean_a**2 + bb - mean_b**2 + c2)
-    return cast("Tensor", (top / bottom).mean())
+    mean: Tensor = (top / bottom).mean()
+    return mean
 
 
 def edges(a: Tensor, b: Tensor) -> Tensor:
