@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from streamface.frame import Box, Frame, Planes, PlaneU8
 
 CoverMode: TypeAlias = Literal["blur", "pixelate", "solid"]
-MODES: Final[tuple[CoverMode, ...]] = ("blur", "pixelate", "solid")
 
 # The head that is left to see has this many cells across, whatever the resolution: too few for a
 # person or a face recogniser, enough to see where somebody looks.
@@ -34,7 +33,7 @@ _VELOCITY_S: Final = 0.3  # over which a track's velocity is taken
 _GROWTH_PER_S: Final = 0.5  # of its size: how fast the place of an unseen face becomes unsure
 _ELLIPSE: Final = 1.2  # of the box around the head: an ellipse inside it would cut its corners
 _TOP: Final = 1.5  # hair reaches further above a face box than ears beside it
-_TIME_SLACK_S: Final = 1e-6
+_TIME_SLACK_S: Final = 1e-6  # times in seconds are rounded
 _HELD_BYTES: Final = 512 * 1024 * 1024
 
 

@@ -175,7 +175,7 @@ def _score_emotion(model: Model, card: Path, args: argparse.Namespace) -> dict[s
     as_framed = ask(model, ((p, template) for p in planes), labels)
     said = answers.probs.argmax(1)
     by_ferplus = said
-    ferplus_card = _ferplus_answer(model.card, card)
+    ferplus_card = None if by_votes else _ferplus_answer(model.card, card)
     if ferplus_card is not None:
         other = Model.open(ferplus_card)
         by_ferplus = ask(other, zip(planes, found, strict=True), labels).probs.argmax(1)

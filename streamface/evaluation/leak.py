@@ -2,30 +2,27 @@
 
 The clip goes through a whole run with every face painted in one colour; a face of the truth counts
 as covered in a frame if at least LEAST_COVERED of its box has that colour and had another before.
+Faces of which less than half is in the frame are reported apart.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from streamface.anonymize import SOLID_YUV
-from streamface.errors import UsageError
+from streamface.evaluation.tracking import truths_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     from streamface.frame import Box, PlaneU8
 
 LEAST_COVERED: Final = 0.9
-LEAST_VISIBLE: Final = 0.5
-"""Faces of which less is in the frame are told apart: they are reported, but not in the share."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +42,6 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     from streamface.settings import Settings
     from streamface.sources import find_inputs, open_source
 
-    truths = _read(args.truth)
     options = {
         "conf": args.conf,
         "detect_every": args.detect_every,
@@ -55,26 +51,23 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     given = {name: value for name, value in options.items() if value is not None}
     settings = Settings(source=str(args.clip), anonymize="solid", tasks=(), **given)
     tally: Counter[str] = Counter()
-    leaks: list[dict[str, object]] = []
+    leaks: dict[str, float] = {}
     covered_px = total_px = 0
     source = open_source(find_inputs(str(args.clip))[0], ReadOptions())
     try:
         with Run(settings) as whole, closing(whole.frames()) as frames:
-            for plain, frame, entries in zip(source, frames, truths, strict=False):
+            for plain, frame, truths in zip(source, frames, truths_of(args.truth), strict=False):
                 painted = (frame.planes.y == SOLID_YUV[0]) & (plain.planes.y != SOLID_YUV[0])
                 covered_px += int(painted.sum())
                 total_px += painted.size
-                for entry in entries:
-                    if entry["box"] is None:
-                        continue
-                    share = _share(painted, plain.planes.y, _corners(entry["box"]))
-                    kind = "faces" if entry["visible"] >= LEAST_VISIBLE else "edge_faces"
+                for truth in truths:
+                    share = _share(painted, plain.planes.y, truth.box)
+                    kind = "edge_faces" if truth.ignored else "faces"
                     tally[kind] += 1
                     if share < LEAST_COVERED:
                         tally[f"{kind}_uncovered"] += 1
                         if kind == "faces":
-                            where = {"frame": frame.index, "id": entry["id"]}
-                            leaks.append({**where, "covered": round(share, 2)})
+                            leaks[f"{frame.index}/{truth.person}"] = round(share, 2)
                 tally["frames"] += 1
             coasted = whole.cover.tally.unseen if whole.cover is not None else Counter()
     finally:
@@ -90,7 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         "edge_uncovered_share": _ratio(tally["edge_faces_uncovered"], tally["edge_faces"]),
         "picture_covered": _ratio(covered_px, total_px),
         "covered_unseen": sum(coasted.values()),
-        "leaks": {f"{leak['frame']}/{leak['id']}": leak["covered"] for leak in leaks},
+        "leaks": leaks,
     }
 
 
@@ -103,19 +96,6 @@ def _share(painted: PlaneU8, before: PlaneU8, box: Box) -> float:
     if not known.any():
         return 1.0
     return float(painted[y0:y1, x0:x1][known].mean())
-
-
-def _read(path: Path) -> list[list[dict[str, Any]]]:
-    try:
-        frames = json.loads(path.read_bytes())["frames"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise UsageError(f"--truth {path} is not a truth file of a clip") from exc
-    return list(frames)
-
-
-def _corners(box: Sequence[float]) -> Box:
-    x, y, width, height = box
-    return x, y, x + width, y + height
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -207,7 +207,7 @@ def _score(truth_path: Path, clip: Path, tracker: FaceTracker) -> Score:
     scorer = ClipScorer()
     source = open_source(find_inputs(str(clip))[0], ReadOptions())
     try:
-        for frame, truths in zip(source, _truths(truth_path), strict=False):
+        for frame, truths in zip(source, truths_of(truth_path), strict=False):
             began = time.thread_time()
             faces = tracker.update(frame.planes, frame.time_s)
             scorer.score.cpu_ms.append(1e3 * (time.thread_time() - began))
@@ -236,12 +236,15 @@ def _clips(path: Path, split: str) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _truths(path: Path) -> Iterator[list[Truth]]:
-    """Yield the faces of each frame; boxes of the file are x, y, width, height."""
+def truths_of(path: Path) -> Iterator[list[Truth]]:
+    """Yield the known faces of each frame; boxes of the file are x, y, width, height.
+
+    Raises UsageError for a file that cannot be read or holds no frames.
+    """
     try:
         frames = json.loads(path.read_bytes())["frames"]
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise UsageError(f"--data {path} is not a truth file of a clip") from exc
+        raise UsageError(f"{path} is not a truth file of a clip") from exc
     for entries in frames:
         known = [entry for entry in entries if entry["box"] is not None]
         yield [

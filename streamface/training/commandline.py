@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from streamface.backends import open_backend
 from streamface.errors import UsageError
-from streamface.model import Model, softmax
+from streamface.model import Model
 from streamface.training.augment import LIGHT
 from streamface.training.checkpoint import NetT, load_ema
 from streamface.training.export import export
@@ -22,7 +22,6 @@ from streamface.training.figures import draw_confusion, draw_reliability
 from streamface.training.loop import TrainConfig, open_device
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
@@ -106,9 +105,9 @@ def start_from(args: argparse.Namespace, net: NetT) -> NetT:
 
 
 def _sides(text: str) -> tuple[int, ...]:
-    sides = tuple(int(word) for word in text.split(","))
+    sides = tuple(int(word) if word.isdecimal() else 0 for word in text.split(","))
     if min(sides) < 16 or any(side % 8 for side in sides):
-        raise ValueError("sides are multiples of 8 from 16 on")
+        raise argparse.ArgumentTypeError(f"sides are multiples of 8 from 16 on, not '{text}'")
     return sides
 
 
@@ -135,12 +134,13 @@ def publish(
     for card in export(net, answers, spec, args.out):
         answer = next(answer for answer in answers if answer.name == card.name)
         labels = answer.validation.labels.numpy()
-        model = Model(card, open_backend(args.out / f"{card.name}.json"))
-        calm = model.predict(answer.validation.crops.numpy())
-        model.close()
+        backend = open_backend(args.out / f"{card.name}.json")
+        crops = answer.validation.crops.numpy()
+        raw = Model(replace(card, temperature=1.0), backend).predict(crops)
+        calm = Model(card, backend).predict(crops)
+        backend.close()
         console.print(f"{args.out / card.onnx}, {card.name}: {card.trained['metrics']}")
         draw_confusion(labels, calm.argmax(1), card.labels, args.out / f"{card.name}-confusion.png")
-        raw = softmax(np.log(np.maximum(calm, 1e-12)) * np.float32(card.temperature))
         draw_reliability(
             {"as trained": raw, "after temperature": calm},
             labels,

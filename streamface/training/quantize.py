@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 import onnx
 
-# First: it keeps ONNX Runtime quiet.
-from streamface.backends.onnx_runtime import ort
+from streamface.backends import onnx_runtime  # noqa: F401 - first: it keeps ONNX Runtime quiet
 from streamface.card import load, read_onnx, save
 from streamface.errors import UsageError
 
@@ -103,6 +102,3 @@ class _Reader:
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self._batches, None)
         return None if batch is None else {"crops": batch}
-
-
-__all__ = ["PRECISIONS", "Precision", "convert", "ort"]
