@@ -85,6 +85,8 @@ class ModelCard:
     """Top probability below which a label is not worth showing; chosen on validation."""
     preprocess_probe: tuple[float, ...] = ()
     """preprocess.probe(input) when the model was made; a model refuses to open if it moved."""
+    conditions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Further ONNX inputs of float32, in order: name to shape of one row, such as (7,)."""
     trained: Mapping[str, object] = field(default_factory=dict)
     """Data, licences, seed, commit, metrics, intended use and limits, for people to read."""
 
@@ -99,6 +101,9 @@ class ModelCard:
             raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be positive, not {self.temperature}")
+        for name, shape in self.conditions.items():
+            if not name or not shape or not all(1 <= n <= _MAX_SIZE_PX for n in shape):
+                raise ValueError(f"conditions must have names and shapes, not {name!r}: {shape}")
         if not 0 <= self.uncertain_below <= 1:
             raise ValueError(f"uncertain_below must be in 0..1, not {self.uncertain_below}")
 
@@ -125,6 +130,9 @@ def save(card: ModelCard, path: Path) -> None:
         [float(str(v)) for v in row] for row in card.input.landmarks_px
     ]
     data["trained"] = dict(card.trained)
+    data["conditions"] = dict(card.conditions)
+    if not card.conditions:
+        del data["conditions"]
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
@@ -189,6 +197,14 @@ class _Fields:
     def inner(self, name: str) -> _Fields:
         return _Fields(self.get(name), f"{self._where}{name}")
 
+    def shapes(self, name: str) -> Mapping[str, tuple[int, ...]]:
+        """Return a field of shapes by name; empty where there is none."""
+        if name not in self._data:
+            return MappingProxyType({})
+        inner = self.inner(name)
+        shapes = {each: tuple(map(int, inner.numbers(each))) for each in inner._data}  # noqa: SLF001 - our own class
+        return MappingProxyType(shapes)
+
     def mapping(self, name: str) -> Mapping[str, object]:
         return MappingProxyType(self.inner(name)._data)  # noqa: SLF001 - our own class
 
@@ -220,5 +236,6 @@ def _card(fields: _Fields) -> ModelCard:
         temperature=fields.number("temperature"),
         uncertain_below=fields.number("uncertain_below"),
         preprocess_probe=fields.numbers("preprocess_probe"),
+        conditions=fields.shapes("conditions"),
         trained=fields.mapping("trained"),
     )

@@ -44,7 +44,7 @@ class Model:
         """
         path = card_path(name_or_card_path)
         card = load(path)
-        _check_probe(card, path)
+        check_probe(card, path)
         return cls(card, open_backend(path, runtime, threads=threads))
 
     @property
@@ -97,7 +97,8 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def _check_probe(card: ModelCard, path: Path) -> None:
+def check_probe(card: ModelCard, path: Path) -> None:
+    """Raise ModelError if pixels are prepared in another way than when the model was made."""
     found = probe(card.input)
     expected = card.preprocess_probe
     if len(found) != len(expected) or not np.allclose(

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         batch_size=args.batch_size,
         threads=args.threads,
+        amp=args.amp,
         net=VqConfig(side_px=args.side, codes=args.codes),
     )
     note_commit(args.out, resume=args.resume)
@@ -52,11 +53,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="FairFace's aligned zip")
     parser.add_argument("--out", type=Path, required=True, help="run folder, made if missing")
     parser.add_argument("--side", type=int, default=64, help="of the pictures; default: 64")
-    parser.add_argument("--codes", type=int, default=512, help="in the codebook; default: 512")
+    parser.add_argument("--codes", type=int, default=1024, help="in the codebook; default: 1024")
     parser.add_argument("--epochs", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--amp", action="store_true", help="bfloat16, where the CPU has it")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
     try:
         run(parser.parse_args())

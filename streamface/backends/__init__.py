@@ -24,10 +24,11 @@ class Backend(Protocol):
     provider: str
     """What really computes, for people: runtime, its version and device."""
 
-    def run(self, batch: BatchF32) -> tuple[BatchF32, ...]:
+    def run(self, batch: BatchF32, *conditions: BatchF32) -> tuple[BatchF32, ...]:
         """Return the outputs in card order, N first, valid until the next ``run``.
 
-        batch: (N, C, H, W) float32 C-contiguous, 1 <= N <= max_batch.
+        batch: (N, C, H, W) float32 C-contiguous, 1 <= N <= max_batch. conditions: (N, ...) float32,
+        one for each of the card's ``conditions``, in its order.
         """
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from streamface.card import load, read_onnx
 from streamface.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from streamface.frame import BatchF32
@@ -51,10 +52,11 @@ class OnnxRuntimeBackend:
             ) from exc
         self._outputs = list(card.outputs)
         self._shape = card.input.shape
+        self._conditions = dict(card.conditions)
         self._input = self._checked_input(card_path.parent / card.onnx)
         self.provider = f"onnxruntime {ort.__version__} CPU"
 
-    def run(self, batch: BatchF32) -> tuple[BatchF32, ...]:
+    def run(self, batch: BatchF32, *conditions: BatchF32) -> tuple[BatchF32, ...]:
         """Return the outputs of (N, C, H, W) float32; raises ValueError for another shape."""
         count_ok = batch.ndim == 4 and 1 <= len(batch) <= self.max_batch
         if not count_ok or batch.shape[1:] != self._shape or batch.dtype != np.float32:
@@ -62,7 +64,21 @@ class OnnxRuntimeBackend:
             raise ValueError(f"batch must be {wanted}, not {batch.shape} {batch.dtype}")
         if self._session is None:
             raise ValueError("the backend is closed")
-        return tuple(cast("list[BatchF32]", self._session.run(self._outputs, {self._input: batch})))
+        feeds = {self._input: batch, **self._checked_conditions(len(batch), conditions)}
+        return tuple(cast("list[BatchF32]", self._session.run(self._outputs, feeds)))
+
+    def _checked_conditions(
+        self, count: int, conditions: Sequence[BatchF32]
+    ) -> dict[str, BatchF32]:
+        if len(conditions) != len(self._conditions):
+            wanted = ", ".join(self._conditions) or "none"
+            raise ValueError(f"{len(conditions)} conditions were given; the model takes: {wanted}")
+        feeds = dict(zip(self._conditions, conditions, strict=True))
+        for name, value in feeds.items():
+            shape = (count, *self._conditions[name])
+            if value.shape != shape or value.dtype != np.float32:
+                raise ValueError(f"{name} must be {shape} float32, not {value.shape} {value.dtype}")
+        return feeds
 
     def close(self) -> None:
         """Drop the session and its memory."""
@@ -75,6 +91,12 @@ class OnnxRuntimeBackend:
         if missing:
             raise ModelError(f"{onnx}: has no output named {missing[0]!r}, as its card says")
         found = tuple(inputs[0].shape[1:])
-        if len(inputs) != 1 or found != self._shape:
-            raise ModelError(f"{onnx}: takes {found}, but its card says {self._shape}")
+        further = {each.name: tuple(each.shape[1:]) for each in inputs[1:]}
+        if found != self._shape or further != self._conditions:
+            takes, says = _listed(found, further), _listed(self._shape, self._conditions)
+            raise ModelError(f"{onnx}: takes {takes}, but its card says {says}")
         return str(inputs[0].name)
+
+
+def _listed(shape: tuple[int, ...], conditions: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join((str(shape), *(f"{name} {each}" for name, each in conditions.items())))

@@ -23,7 +23,7 @@ class VqConfig:
     """Shape of a VqVae."""
 
     side_px: int = 64
-    codes: int = 512
+    codes: int = 1024
     code_width: int = 32
     width: int = 80
     """Channels at a quarter of the resolution, where the codes are; half of it above that."""
@@ -57,15 +57,18 @@ class Codebook(nn.Module):
 
     def forward(self, x: Tensor) -> Coded:
         """Quantise (N, D, h, w); while training, move the codes too."""
-        unit = F.normalize(x, dim=1)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._coded(F.normalize(x.float(), dim=1))
+
+    def _coded(self, unit: Tensor) -> Coded:
         flat = unit.permute(0, 2, 3, 1).flatten(0, 2)  # (N * h * w, D)
         codes = cast("Tensor", self.codes)
         numbers = (flat @ codes.T).argmax(1)
         if self.training:
             self._follow(flat.detach(), numbers)
-        shape = (x.shape[0], x.shape[2], x.shape[3])
+        shape = (unit.shape[0], unit.shape[2], unit.shape[3])
         chosen = codes[numbers].reshape(*shape, -1).permute(0, 3, 1, 2)
-        commitment = F.mse_loss(unit, chosen.detach()) * x.shape[1]
+        commitment = F.mse_loss(unit, chosen.detach()) * unit.shape[1]
         passed = unit + (chosen - unit).detach()
         return Coded(passed, numbers.reshape(shape), commitment)
 
@@ -91,15 +94,13 @@ class Codebook(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut, normalised in groups: no batch statistics."""
+    """Two 3x3 convolutions around a shortcut, without normalisation: a block starts as nothing."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.GroupNorm(8, width),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             nn.Conv2d(width, width, 3, 1, 1),
-            nn.GroupNorm(8, width),
             nn.SiLU(inplace=True),
             nn.Conv2d(width, width, 3, 1, 1),
         )
@@ -123,7 +124,6 @@ class VqVae(nn.Module):
             nn.SiLU(inplace=True),
             nn.Conv2d(half, wide, 4, 2, 1),
             *(_Block(wide) for _ in range(config.depth)),
-            nn.GroupNorm(8, wide),
             nn.SiLU(inplace=True),
             nn.Conv2d(wide, config.code_width, 1),
         )
@@ -133,16 +133,18 @@ class VqVae(nn.Module):
             *(_Block(wide) for _ in range(config.depth)),
             *_doubled(wide, half),
             *_doubled(half, half // 2),
+            nn.SiLU(inplace=True),
             nn.Conv2d(half // 2, 3, 3, 1, 1),
         )
 
     def encode(self, pictures: Tensor) -> Coded:
         """Return the codes of (N, 3, S, S) pictures in -1..1."""
-        return cast("Coded", self.codebook(self.encoder(pictures)))
+        # The codes are told apart in full precision, also where the rest runs in bfloat16.
+        return cast("Coded", self.codebook(self.encoder(pictures).float()))
 
     def decode(self, vectors: Tensor) -> Tensor:
         """Return (N, 3, S, S) pictures of (N, D, S / 4, S / 4) code vectors, about -1..1."""
-        return cast("Tensor", self.decoder(vectors))
+        return cast("Tensor", self.decoder(vectors)).float()
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return pictures after their way through the codes."""
@@ -152,7 +154,6 @@ class VqVae(nn.Module):
 def _doubled(inner: int, outer: int) -> Sequence[nn.Module]:
     """Twice the resolution by sub-pixel convolution (Shi et al. 2016), which leaves no checks."""
     return (
-        nn.GroupNorm(4, inner),
         nn.SiLU(inplace=True),
         nn.Conv2d(inner, outer * 4, 3, 1, 1),
         nn.PixelShuffle(2),

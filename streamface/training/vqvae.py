@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 import torch
 
+from streamface.errors import ModelError
 from streamface.training.checkpoint import Checkpoint, append_json, progress, to_channels_last
 from streamface.training.data import FAIRFACE_SIDE_PX
 from streamface.training.loop import rate_share
 from streamface.training.vq import VqConfig, VqVae, edges, ssim
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,6 +45,8 @@ class VqTrainConfig:
     edge: float = 0.5
     ema_pictures: float = 20_000.0
     threads: int = 1
+    amp: bool = False
+    """bfloat16: twice as fast on CPUs that have it (AVX512-BF16, AMX), slower on others."""
     net: VqConfig = field(default_factory=VqConfig)
 
 
@@ -112,6 +116,20 @@ def fit(
     return run.averaged
 
 
+def load(run_dir: Path) -> VqVae:
+    """Return the averaged net of a run, finished and frozen. Raises ModelError without one."""
+    path = run_dir / "checkpoint.pt"
+    if not path.exists():
+        raise ModelError(f"{path}: no checkpoint; run tools/train_vqvae.py first")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    net = VqVae(VqConfig(**json.loads(state["config"])["net"]))
+    net.load_state_dict(state["ema"])
+    codes = net.get_buffer("codebook.codes")
+    codes.copy_(torch.nn.functional.normalize(codes, dim=1))  # averaging shortened them a little
+    to_channels_last(net)
+    return net.eval().requires_grad_(requires_grad=False)
+
+
 def score(net: VqVae, pictures: Tensor) -> dict[str, float]:
     """Return PSNR in dB, SSIM and the share of codes used on (N, 3, S, S) uint8 pictures."""
     errors, structure, used = [], [], torch.zeros(net.config.codes, dtype=torch.bool)
@@ -134,17 +152,23 @@ def score(net: VqVae, pictures: Tensor) -> dict[str, float]:
 def preview(net: VqVae, pictures: Tensor, path: Path) -> None:
     """Write a PNG: pictures above, what the net makes of them below."""
     with torch.inference_mode():
-        again = (net(_scaled(pictures)).clamp(-1, 1) + 1) * 127.5
-    both = torch.cat((pictures.float(), again)).round().to(torch.uint8)
-    count, _, side, _ = pictures.shape
-    grid = both.reshape(2, count, 3, side, side).permute(0, 3, 1, 4, 2)
-    rgb = grid.reshape(2 * side, count * side, 3).numpy()
+        x = _scaled(pictures)
+        write_grid([x, net(x)], path)
+
+
+def write_grid(rows: Sequence[Tensor], path: Path) -> None:
+    """Write a PNG of rows of pictures, (N, 3, S, S) each, in -1..1."""
+    stacked = (torch.stack([row.float() for row in rows]).clamp(-1, 1) + 1) * 127.5
+    count, columns, _, side, _ = stacked.shape
+    grid = stacked.round().to(torch.uint8).permute(0, 3, 1, 4, 2)
+    rgb = grid.reshape(count * side, columns * side, 3).numpy()
     cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
 
 
 def _loss(net: VqVae, x: Tensor, config: VqTrainConfig) -> Tensor:
-    coded = net.encode(x)
-    again = net.decode(coded.vectors)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=config.amp):
+        coded = net.encode(x)
+        again = net.decode(coded.vectors)
     return (
         (again - x).abs().mean()
         + config.structure * (1 - ssim(again, x))

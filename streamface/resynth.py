@@ -1,0 +1,178 @@
+"""Faces re-made by the code nets: crops in, pictures out, batched over faces, frames and streams.
+
+``Reenactor`` gives a face another emotion. ``Inventor`` draws somebody who does not exist: all it
+is told of a face is a thumbnail of 8 x 8 pixels, seven probabilities of its expression and, if
+that is wanted, a gender; who it becomes lies in a key of random numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+import numpy as np
+
+from streamface.backends import open_backend
+from streamface.card import load
+from streamface.errors import ModelError
+from streamface.frame import EMOTIONS
+from streamface.model import card_path, check_probe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from streamface.backends import Backend
+    from streamface.card import InputSpec, ModelCard
+    from streamface.frame import BatchF32
+
+REENACT_MODEL: Final = "vqvae"
+INVENT_MODEL: Final = "vqvae-prior"
+SAME: Final = "same"
+"""What ``--reenact`` takes beside EMOTIONS: through the codes and back."""
+SURE: Final = 0.95
+"""Share of an emotion asked for in an invented face; the net was taught with .7 to 1."""
+_KINDS: Final = {
+    "reenactor": ("emotions",),
+    "inventor": ("scenes", "own", "expressions", "females", "keys"),
+}
+
+
+class Remade(NamedTuple):
+    """What became of some crops."""
+
+    made: BatchF32
+    """(N, 3, S, S) float32 RGB, 0..255."""
+    plain: BatchF32
+    """The same of the unaltered faces: what their codes alone make of them."""
+
+
+class _CodeNet:
+    """A generative model: its card, and the backend that runs it."""
+
+    kind: str
+
+    def __init__(self, card: ModelCard, backend: Backend) -> None:
+        self.card = card
+        self._backend = backend
+
+    @classmethod
+    def open(
+        cls, name_or_card_path: str | Path, *, runtime: str = "onnxruntime", threads: int = 1
+    ) -> Self:
+        """Open a shipped model by name or any by its card's path; errors as of ``Model.open``."""
+        path = card_path(name_or_card_path)
+        card = load(path)
+        if card.kind != cls.kind or tuple(card.conditions) != _KINDS[cls.kind]:
+            raise ModelError(f"{path}: is a {card.kind}, not a {cls.kind}")
+        check_probe(card, path)
+        return cls(card, open_backend(path, runtime, threads=threads))
+
+    @property
+    def spec(self) -> InputSpec:
+        """How crops are cut."""
+        return self.card.input
+
+    @property
+    def provider(self) -> str:
+        """What really computes: runtime, its version and device."""
+        return self._backend.provider
+
+    def close(self) -> None:
+        """Release the backend."""
+        self._backend.close()
+
+    def _run(self, crops: BatchF32, *conditions: BatchF32) -> list[BatchF32]:
+        """Return the outputs for any N, in copies of our own."""
+        step = self._backend.max_batch
+        parts = [
+            [
+                out.copy()
+                for out in self._backend.run(
+                    crops[start : start + step],
+                    *(np.ascontiguousarray(c[start : start + step]) for c in conditions),
+                )
+            ]
+            for start in range(0, len(crops), step)
+        ]
+        if not parts:
+            return [np.empty((0, *self.spec.shape), np.float32) for _ in self.card.outputs]
+        return [np.concatenate(each) for each in zip(*parts, strict=True)]
+
+
+class Reenactor(_CodeNet):
+    """The same faces with another emotion."""
+
+    kind = "reenactor"
+
+    def remake(self, crops: BatchF32, emotions: BatchF32) -> Remade:
+        """Return the faces re-made.
+
+        crops: (N, 3, S, S) by ``crop_into``. emotions: (N, 7) float32 shares of EMOTIONS that sum
+        to one, as ``asked`` gives them; all zero leaves a face as its codes have it.
+        """
+        made, plain = self._run(crops, emotions)
+        return Remade(made, plain)
+
+
+class Inventor(_CodeNet):
+    """Faces of people who do not exist."""
+
+    kind = "inventor"
+
+    @property
+    def key_width(self) -> int:
+        """Numbers that say who somebody is."""
+        return self.card.conditions["keys"][0]
+
+    def stand_in(
+        self, crops: BatchF32, expressions: BatchF32, females: BatchF32, keys: BatchF32
+    ) -> BatchF32:
+        """Return (N, 3, S, S) RGB, 0..255: somebody else in the pose and light of each crop.
+
+        crops: (N, 3, S, S) by ``crop_into``, of which the net sees 8 x 8 means. expressions:
+        (N, 7) probabilities. females: (N,) -1 male to 1 female, 0 for no matter. keys: (N,
+        key_width) standard normal.
+        """
+        count = len(crops)
+        scenes = np.zeros((count, *self.card.conditions["scenes"]), np.float32)
+        own = np.ones((count, 1), np.float32)
+        return self._run(crops, scenes, own, expressions, females[:, None], keys)[0]
+
+    def invent(
+        self, expressions: BatchF32, females: BatchF32, rng: np.random.Generator
+    ) -> BatchF32:
+        """Return (N, 3, S, S) RGB, 0..255: faces, light and surroundings drawn from ``rng``."""
+        keys = self.draw_keys(len(expressions), rng)
+        return self.draw(expressions, females, keys, self.draw_scenes(len(keys), rng))
+
+    def draw(
+        self, expressions: BatchF32, females: BatchF32, keys: BatchF32, scenes: BatchF32
+    ) -> BatchF32:
+        """Return (N, 3, S, S) RGB of given keys and scenes; expressions, females as above."""
+        crops = np.zeros((len(keys), *self.spec.shape), np.float32)
+        own = np.zeros((len(keys), 1), np.float32)
+        return self._run(crops, scenes, own, expressions, females[:, None], keys)[0]
+
+    def draw_keys(self, count: int, rng: np.random.Generator) -> BatchF32:
+        """Return (count, key_width) random people."""
+        return rng.standard_normal((count, self.key_width), np.float32)
+
+    def draw_scenes(self, count: int, rng: np.random.Generator) -> BatchF32:
+        """Return (count, W) random thumbnails: pose, light, hair and background in outline."""
+        return rng.standard_normal((count, *self.card.conditions["scenes"]), np.float32)
+
+
+def asked(emotion: str, count: int = 1) -> BatchF32:
+    """Return (count, 7) float32 for ``remake``: one of EMOTIONS, or SAME."""
+    out = np.zeros((count, len(EMOTIONS)), np.float32)
+    if emotion != SAME:
+        out[:, EMOTIONS.index(emotion)] = 1
+    return out
+
+
+def expression(emotion: str, share: float = SURE) -> NDArray[np.float32]:
+    """Return (7,) float32 for ``invent``: ``share`` of one emotion, the rest spread evenly."""
+    out = np.full(len(EMOTIONS), (1 - share) / (len(EMOTIONS) - 1), np.float32)
+    out[EMOTIONS.index(emotion)] = share
+    return out

@@ -1,0 +1,185 @@
+"""Nets that work on the codes of ``VqVae``: one gives a face another emotion, one invents faces.
+
+Both end in unit vectors on the code grid, which the codebook rounds and its decoder draws: neither
+ever makes a pixel itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from torch import Tensor, nn
+
+from streamface.frame import EMOTIONS
+
+THUMB_PX = 8
+"""Side of all that the inventor sees of a face: what a covered head is left with as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditorConfig:
+    """Shape of an Editor; the cost on one core decided the widths."""
+
+    code_width: int = 32
+    fine: int = 64
+    """Channels on the code grid."""
+    coarse: int = 128
+    """Channels on half of it, where a block sees a whole mouth."""
+    depth: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class InventorConfig:
+    """Shape of an Inventor and of the Describer that teaches it."""
+
+    code_width: int = 32
+    key_width: int = 64
+    """Numbers that say who it is; standard normal ones make somebody new."""
+    fine: int = 96
+    coarse: int = 128
+    style: int = 128
+    depth: int = 3
+
+
+class StyledBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, the inner channels scaled and shifted by a style.
+
+    After Perez et al. (2018), FiLM. Starts as its shortcut.
+    """
+
+    def __init__(self, width: int, style: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, 1, 1)
+        self.second = nn.Conv2d(width, width, 3, 1, 1)
+        self.style = nn.Linear(style, 2 * width)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.style.bias)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x: (N, width, h, w); style: (N, style)."""
+        gain, shift = torch.chunk(self.style(style)[:, :, None, None], 2, 1)
+        inner = self.first(F.silu(x)) * (1 + gain) + shift
+        return x + cast("Tensor", self.second(F.silu(inner)))
+
+
+class Editor(nn.Module):
+    """Moves the code vectors of a face towards those of the same face with another emotion."""
+
+    def __init__(self, config: EditorConfig) -> None:
+        super().__init__()
+        self.config = config
+        fine, coarse, style = config.fine, config.coarse, config.coarse
+        self.style = nn.Sequential(
+            nn.Linear(len(EMOTIONS), style), nn.SiLU(), nn.Linear(style, style), nn.SiLU()
+        )
+        self.enter = nn.Conv2d(config.code_width, fine, 3, 1, 1)
+        self.down = nn.Conv2d(fine, coarse, 3, 2, 1)
+        self.blocks = nn.ModuleList(StyledBlock(coarse, style) for _ in range(config.depth))
+        self.up = nn.Conv2d(coarse, fine * 4, 3, 1, 1)
+        self.last = StyledBlock(fine, style)
+        self.leave = nn.Conv2d(fine, config.code_width, 3, 1, 1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(cast("Tensor", self.leave.bias))
+
+    def forward(self, vectors: Tensor, emotions: Tensor) -> Tensor:
+        """Return (N, D, h, w) vectors, not yet of length one.
+
+        vectors: (N, D, h, w) unit code vectors. emotions: (N, 7) shares of EMOTIONS that sum to
+        one; all zero leaves the face as it is.
+        """
+        style = self.style(emotions)
+        fine = self.enter(vectors)
+        x = self.down(F.silu(fine))
+        for block in self.blocks:
+            x = block(x, style)
+        x = fine + F.pixel_shuffle(self.up(F.silu(x)), 2)
+        change = self.leave(F.silu(self.last(x, style)))
+        asked = emotions.sum(1).clamp(0, 1)[:, None, None, None]
+        moved: Tensor = vectors + asked * change
+        return moved
+
+
+class Inventor(nn.Module):
+    """Code vectors of somebody who does not exist, from a thumbnail, an expression and a key."""
+
+    def __init__(self, config: InventorConfig) -> None:
+        super().__init__()
+        self.config = config
+        fine, coarse, style = config.fine, config.coarse, config.style
+        self.style = nn.Sequential(
+            nn.Linear(len(EMOTIONS) + 1 + config.key_width, style), nn.SiLU(),
+            nn.Linear(style, style), nn.SiLU(),
+        )  # fmt: skip
+        self.place = nn.Parameter(torch.randn(1, coarse, THUMB_PX, THUMB_PX) * 0.5)
+        self.enter = nn.Conv2d(3, coarse, 3, 1, 1)
+        self.blocks = nn.ModuleList(StyledBlock(coarse, style) for _ in range(config.depth))
+        self.up = nn.Conv2d(coarse, fine * 4, 3, 1, 1)
+        self.last = nn.ModuleList(StyledBlock(fine, style) for _ in range(2))
+        self.leave = nn.Conv2d(fine, config.code_width, 3, 1, 1)
+
+    def forward(self, thumbs: Tensor, expressions: Tensor, females: Tensor, keys: Tensor) -> Tensor:
+        """Return (N, D, 16, 16) vectors, not yet of length one.
+
+        thumbs: (N, 3, 8, 8) in -1..1. expressions: (N, 7) shares of EMOTIONS. females: (N, 1), -1
+        male to 1 female, 0 unknown. keys: (N, key_width).
+        """
+        style = self.style(torch.cat((2 * expressions, females, keys), 1))
+        x = self.enter(thumbs) + self.place
+        for block in self.blocks:
+            x = block(x, style)
+        x = F.pixel_shuffle(self.up(F.silu(x)), 2)
+        for block in self.last:
+            x = block(x, style)
+        return cast("Tensor", self.leave(F.silu(x)))
+
+
+class Describer(nn.Module):
+    """The key of a real face: mean and log variance of each number. Needed for training only."""
+
+    def __init__(self, config: InventorConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(config.code_width, 64, 3, 2, 1), nn.SiLU(),
+            nn.Conv2d(64, 96, 3, 2, 1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(96 * 4 * 4, 2 * config.key_width),
+        )  # fmt: skip
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, key_width) means and log variances of (N, D, 16, 16) code vectors."""
+        mean, log_variance = torch.chunk(self.layers(vectors), 2, 1)
+        return mean, log_variance.clamp(-8, 2)
+
+
+class Critic(nn.Module):
+    """Tells photographs from what the nets draw: a score a patch, and one for the whole face.
+
+    Spectrally normalised (Miyato et al. 2018).
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 128)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inner = 3
+        for outer in widths:
+            layers += [_spectral(nn.Conv2d(inner, outer, 4, 2, 1)), nn.LeakyReLU(0.2)]
+            inner = outer
+        self.early = nn.Sequential(*layers[: 2 * len(widths) - 2])
+        self.late = nn.Sequential(*layers[2 * len(widths) - 2 :])
+        self.patches = _spectral(nn.Conv2d(widths[-2], 1, 1))
+        self.whole = nn.Sequential(
+            _spectral(nn.Conv2d(inner, inner, 4)),
+            nn.LeakyReLU(0.2),
+            _spectral(nn.Conv2d(inner, 1, 1)),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, 1, h, w) scores of patches and (N, 1, 1, 1) of the whole of (N, 3, 64, 64)."""
+        early = self.early(x)
+        return self.patches(early), self.whole(self.late(early))
+
+
+def _spectral(layer: nn.Module) -> nn.Module:
+    return nn.utils.parametrizations.spectral_norm(layer)

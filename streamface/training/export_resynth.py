@@ -1,0 +1,187 @@
+"""From finished code nets to what ships: two ONNX files that take crops and give pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from typing import TYPE_CHECKING, Final, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from torch import Tensor, nn
+
+from streamface import card as cards
+from streamface.card import InputSpec, ModelCard
+from streamface.frame import EMOTIONS
+from streamface.preprocess import probe
+from streamface.training.codenets import THUMB_PX
+from streamface.training.resynthesis import landmarks_px
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from streamface.training.codenets import Editor, Inventor
+    from streamface.training.vq import VqVae
+
+_OPSET: Final = 17
+SCENE_WIDTH: Final = 48
+"""Principal components of a thumbnail that are drawn for an invented face."""
+
+
+class ReenactorGraph(nn.Module):
+    """Crops and emotions to pictures: encode, edit, round to codes, decode."""
+
+    def __init__(self, vqvae: VqVae, editor: Editor) -> None:
+        super().__init__()
+        self.vqvae = vqvae
+        self.editor = editor
+
+    def forward(self, crops: Tensor, emotions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return edited and plain pictures, (N, 3, S, S) RGB 0..255 each."""
+        vectors = _rounded(self.vqvae, self.vqvae.encoder(crops))
+        edited = _rounded(self.vqvae, self.editor(vectors, emotions))
+        both = _pictures(self.vqvae.decode(torch.cat((edited, vectors))))
+        made, plain = both.chunk(2)
+        return made, plain
+
+
+class InventorGraph(nn.Module):
+    """Crops, of which 8 x 8 means are looked at, or random scenes, to pictures of somebody else."""
+
+    def __init__(self, vqvae: VqVae, inventor: Inventor, thumbs: Thumbs) -> None:
+        super().__init__()
+        self.vqvae = vqvae
+        self.inventor = inventor
+        self.thumbs = thumbs
+
+    def forward(  # noqa: PLR0917 - the inputs of a graph have an order
+        self,
+        crops: Tensor,
+        scenes: Tensor,
+        own: Tensor,
+        expressions: Tensor,
+        females: Tensor,
+        keys: Tensor,
+    ) -> Tensor:
+        """Return (N, 3, S, S) RGB, 0..255."""
+        size = crops.shape[-1] // THUMB_PX
+        seen = F.avg_pool2d(crops, size)
+        share = own[:, :, None, None]
+        thumbs = share * seen + (1 - share) * self.thumbs(scenes, females)
+        made = self.inventor(thumbs, expressions, females, keys)
+        return _pictures(self.vqvae.decode(_rounded(self.vqvae, made)))
+
+
+class Thumbs(nn.Module):
+    """Random thumbnails: a Gaussian of principal components, one for each gender."""
+
+    def __init__(self, thumbs: Tensor, females: Tensor, width: int = SCENE_WIDTH) -> None:
+        """thumbs: (N, 3, 8, 8) of photographs in -1..1. females: (N, 1), -1 or 1."""
+        super().__init__()
+        means, bases = [], []
+        for sign in (-1, 1):
+            flat = thumbs[females[:, 0] == sign].flatten(1)
+            mean = flat.mean(0)
+            _, spread, axes = torch.linalg.svd(flat - mean, full_matrices=False)
+            means.append(mean)
+            bases.append(axes[:width] * (spread[:width, None] / len(flat) ** 0.5))
+        self.register_buffer("means", torch.stack(means))
+        self.register_buffer("bases", torch.stack(bases))
+
+    def forward(self, scenes: Tensor, females: Tensor) -> Tensor:
+        """Return (N, 3, 8, 8) of (N, width) standard normal numbers."""
+        means, bases = cast("Tensor", self.means), cast("Tensor", self.bases)
+        share = (females + 1) / 2
+        male, female = (means[i] + scenes @ bases[i] for i in (0, 1))
+        flat = ((1 - share) * male + share * female).clamp(-1, 1)
+        return flat.reshape(-1, 3, THUMB_PX, THUMB_PX)
+
+
+def input_spec(side_px: int) -> InputSpec:
+    """Return what both graphs see: the whole aligned face, in colour, -1..1."""
+    return InputSpec(
+        size_px=(side_px, side_px),
+        colour="rgb",
+        landmarks_px=landmarks_px(side_px),
+        mean=(127.5,) * 3,
+        std=(127.5,) * 3,
+    )
+
+
+def export(
+    graph: ReenactorGraph | InventorGraph,
+    name: str,
+    folder: Path,
+    *,
+    side_px: int,
+    trained: Mapping[str, object],
+) -> ModelCard:
+    """Write NAME.onnx and its card to ``folder``; return the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(graph, ReenactorGraph):
+        kind = "reenactor"
+        outputs: tuple[str, ...] = ("pictures", "plain")
+        conditions = {"emotions": (len(EMOTIONS),)}
+    else:
+        kind, outputs = "inventor", ("pictures",)
+        conditions = {
+            "scenes": (graph.thumbs.get_buffer("bases").shape[1],),
+            "own": (1,),
+            "expressions": (len(EMOTIONS),),
+            "females": (1,),
+            "keys": (graph.inventor.config.key_width,),
+        }
+    spec = input_spec(side_px)
+    path = folder / f"{name}.onnx"
+    write_onnx(graph, spec, conditions, outputs, path)
+    card = ModelCard(
+        name=name,
+        kind=kind,
+        onnx=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        input=spec,
+        outputs=outputs,
+        labels=EMOTIONS,
+        conditions=conditions,
+        preprocess_probe=probe(spec),
+        trained=trained,
+    )
+    cards.save(card, folder / f"{name}.json")
+    return card
+
+
+def write_onnx(
+    graph: nn.Module,
+    spec: InputSpec,
+    conditions: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[str],
+    path: Path,
+) -> None:
+    """Write a graph with inputs "crops" and the conditions by name, all of any N."""
+    examples = [torch.zeros(2, *spec.shape)]
+    examples += [torch.zeros(2, *shape) for shape in conditions.values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.eval(),
+            tuple(examples),
+            str(path),
+            input_names=["crops", *conditions],
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "n"} for name in ("crops", *conditions, *outputs)},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _rounded(vqvae: VqVae, vectors: Tensor) -> Tensor:
+    """Return the nearest code vectors: (N, D, h, w), written so that any runtime can do it."""
+    codes = vqvae.codebook.get_buffer("codes")  # (K, D), unit
+    scores = F.conv2d(vectors, codes[:, :, None, None])  # the largest is the nearest, any length
+    numbers = scores.argmax(1)
+    return F.embedding(numbers, codes).permute(0, 3, 1, 2)
+
+
+def _pictures(decoded: Tensor) -> Tensor:
+    return (decoded.clamp(-1, 1) + 1) * 127.5

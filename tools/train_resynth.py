@@ -1,0 +1,91 @@
+"""Train what edits and what invents faces on the codes of a finished tools/train_vqvae.py run.
+
+python tools/train_resynth.py editor --data fairface_aligned_144.zip --vqvae runs/vqvae \
+    --out runs/editor
+python tools/train_resynth.py inventor --data fairface_aligned_144.zip --vqvae runs/vqvae \
+    --out runs/inventor
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from streamface.errors import StreamfaceError, UsageError
+from streamface.training import commandline, gender, resynthesis, vqvae
+from streamface.training.checkpoint import load_ema
+from streamface.training.data import load_gender
+from streamface.training.export import note_commit
+from streamface.training.resynthesis import EditTrainer, InventTrainer, ResynthConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from streamface.training.data import GenderData
+    from streamface.training.vq import VqVae
+
+_HELD_OUT = 256
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train from the start or from a checkpoint."""
+    for name in ("epochs", "batch_size", "threads"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+    net = vqvae.load(args.vqvae)
+    data = load_gender(args.data)
+    rows, held_out = gender.split_rows(data, args.seed)
+    torch.set_num_threads(args.threads)
+    train, few = (_face_set(net, data, chosen) for chosen in (rows, held_out[:_HELD_OUT]))
+    config = ResynthConfig(
+        epochs=args.epochs,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        threads=args.threads,
+        amp=args.amp,
+    )
+    note_commit(args.out, resume=args.resume)
+    torch.manual_seed(args.seed)
+    trainer = (EditTrainer if args.net == "editor" else InventTrainer)(net, config)
+    if args.init is not None and not args.resume:
+        load_ema(args.init, trainer)
+        trainer.requires_grad_(requires_grad=True)
+    resynthesis.fit(trainer, train, few, net, config, run_dir=args.out, resume=args.resume)
+
+
+def _face_set(net: VqVae, data: GenderData, rows: NDArray[np.int64]) -> resynthesis.FaceSet:
+    pictures = vqvae.pictures(data, rows, net.config.side_px)
+    labels = torch.from_numpy(data.labels[rows])
+    with commandline.counter("encoding", -(-len(rows) // 64)) as tick:
+        return resynthesis.face_set(net, pictures, labels, tick=tick)
+
+
+def main() -> int:
+    """Parse, run, and turn our own errors into one line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("net", choices=("editor", "inventor"))
+    parser.add_argument("--data", type=Path, required=True, help="FairFace's aligned zip")
+    parser.add_argument("--vqvae", type=Path, required=True, help="run folder of the code net")
+    parser.add_argument("--out", type=Path, required=True, help="run folder, made if missing")
+    parser.add_argument("--init", type=Path, metavar="RUN", help="start from another run's nets")
+    parser.add_argument("--epochs", type=int, default=6, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--amp", action="store_true", help="bfloat16, where the CPU has it")
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+    try:
+        run(parser.parse_args())
+    except StreamfaceError as error:
+        print(f"train_resynth: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
