@@ -27,7 +27,7 @@ ROWS = (
     ("app", "api"),
     ("stages", "playlist"),
     None,
-    ("model", "align", "preprocess"),
+    ("model", "align", "preprocess", "paste"),
     ("backends",),
     ("card", "geometry", "kernels"),
     ("settings", "pipeline", "kernelcache"),

@@ -32,6 +32,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from streamface.frame import Planes, PointsF32
+
 Report = dict[str, Any]
 
 
@@ -223,7 +225,57 @@ def kernels(_: argparse.Namespace) -> Report:
         report[f"shrink_{width}_opencv_us"] = best_us(
             lambda: _opencv_shrink(packed, size)  # noqa: B023
         )
-    return report
+    return report | _pasting(planes, eyes_and_mouth)
+
+
+def _pasting(planes: Planes, landmarks_px: PointsF32) -> Report:
+    """Return microseconds of pasting a face back whose crop is twice as wide in the frame."""
+    from streamface.align import invert, similarity
+    from streamface.card import InputSpec
+    from streamface.kernels.paste import blend_field
+    from streamface.paste import Patch, face_mask, paste
+    from streamface.preprocess import crop_into
+
+    side = 128
+    to_crop = np.array([[0.5, 0, 64 - 0.5 * 605], [0, 0.5, 70 - 0.5 * 310]])
+    template = (landmarks_px @ to_crop[:, :2].T + to_crop[:, 2]).astype(np.float32)
+    spec = InputSpec((side, side), "rgb", template, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    made = np.empty(spec.shape, np.float32)
+    crop_into(planes, landmarks_px, spec, made)
+    patch = Patch(made, made - 5, face_mask(spec), grain=2.0)
+    gain, offset, grain = np.random.default_rng(0).random((3, 256, 256), np.float32)
+    noise = np.random.default_rng(1).standard_normal(1 << 16, np.float32)
+    to_field = 2 * similarity(landmarks_px, template)
+    x0, y0 = (int(value) for value in invert(to_field)[:, 2].round())
+    area = (x0 + 3, y0 + 3, x0 + 253, y0 + 253)
+    fields = (gain, offset, grain)
+    return {
+        "paste_luma_us": best_us(lambda: blend_field(planes.y, to_field, area, *fields, noise, 0)),
+        "paste_luma_opencv_us": best_us(
+            lambda: _opencv_paste(planes.y, to_field, area, fields, noise)
+        ),
+        "paste_face_us": best_us(lambda: paste(planes, landmarks_px, spec, patch)),
+    }
+
+
+def _opencv_paste(plane: Any, to_field: Any, area: Any, fields: Any, noise: Any) -> None:
+    """Do what ``blend_field`` does with OpenCV calls: warp each field, then multiply and add."""
+    import cv2
+
+    x0, y0, x1, y1 = area
+    size = (x1 - x0, y1 - y0)
+    matrix = to_field.copy()
+    matrix[:, 2] += to_field[:, :2] @ (x0 + 0.5, y0 + 0.5) - 0.5
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    # Outside the field nothing is to change.
+    gain, offset, grain = (
+        cv2.warpAffine(field, matrix, size, flags=how, borderValue=outside)
+        for field, outside in zip(fields, (1, 0, 0), strict=True)
+    )
+    part = plane[y0:y1, x0:x1]
+    new = cv2.add(cv2.multiply(part, gain, dtype=cv2.CV_32F), offset)
+    drawn = noise[: grain.size].reshape(grain.shape)
+    cv2.add(new, cv2.multiply(grain, drawn), part, dtype=cv2.CV_8U)
 
 
 def _opencv_shrink(packed: Any, size_px: tuple[int, int]) -> None:
