@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -63,9 +63,18 @@ def print_report() -> bool:
     return ok
 
 
+USED_BY: Final = {
+    "emotion-int8": "default",
+    "gender-int8": "default",
+    "vqvae": "--reenact",
+    "vqvae-prior": "--anonymize synth and generate",
+}
+"""Models that are used without being named, and by what."""
+
+
 def print_models() -> None:
     """List the shipped models, each checked to be whole, with hash and card. Raises ModelError."""
-    from streamface.model import DEFAULT_MODELS, Model, card_path, shipped_names
+    from streamface.model import card_path, open_card, shipped_names
 
     prepare()
     console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
@@ -73,12 +82,11 @@ def print_models() -> None:
         console.print(line, highlight=False)
     for name in shipped_names():
         path = card_path(name)
-        model = Model.open(path)
-        card = model.card
-        model.close()
+        card, backend = open_card(path)
+        backend.close()
         width, height = card.input.size_px
         size_mb = (path.parent / card.onnx).stat().st_size / 1e6
-        used = ", used by default" if name in DEFAULT_MODELS.values() else ""
+        used = f", used by {USED_BY[name]}" if name in USED_BY else ""
         console.print(
             f"model [bold]{name}[/bold]: {card.onnx}, {size_mb:.1f} MB, {width}x{height} "
             f"{card.input.colour}, {', '.join(card.labels)}; {_accuracy(card)}{used}",
@@ -94,22 +102,23 @@ def print_card(name_or_card_path: str) -> None:
 
     Raises ModelError for a name or file that is not there, altered or malformed.
     """
-    from streamface.model import Model, card_path
+    from streamface.model import CLASSIFIER, card_path, open_card
 
     prepare()
     console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
     path = card_path(name_or_card_path)
-    model = Model.open(path)
-    card = model.card
-    model.close()
+    card, backend = open_card(path)
+    backend.close()
     width, height = card.input.size_px
     console.print(f"[bold]{card.name}[/bold]  {path}", highlight=False)
     console.print(f"{card.onnx}  sha256 {card.sha256} (whole)", highlight=False)
     console.print(f"input {width}x{height} {card.input.colour}, aligned on five landmarks")
     console.print(f"classes {', '.join(card.labels)}", highlight=False)
-    console.print(
-        f"temperature {card.temperature}; uncertain below {card.uncertain_below}", highlight=False
-    )
+    if card.kind == CLASSIFIER:
+        limits = f"temperature {card.temperature}; uncertain below {card.uncertain_below}"
+        console.print(limits, highlight=False)
+    for name, shape in card.conditions.items():
+        console.print(f"takes {name}: {', '.join(map(str, shape))} numbers a face", highlight=False)
     _print_values(console, card.trained, "")
 
 
@@ -199,13 +208,13 @@ def _opencv() -> str:
 
 
 def _model_lines() -> Iterator[str]:
-    from streamface.model import Model, shipped_names
+    from streamface.model import card_path, open_card, shipped_names
 
     yield from _detector_lines()
     for name in shipped_names():
-        model = Model.open(name)
-        yield f"model {name}: sha256 {model.card.sha256} (whole), runs on {model.provider}"
-        model.close()
+        card, backend = open_card(card_path(name))
+        yield f"model {name}: sha256 {card.sha256} (whole), runs on {backend.provider}"
+        backend.close()
 
 
 def _detector_lines() -> Iterator[str]:

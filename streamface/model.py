@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS: Final = {"emotion": "emotion-int8", "gender": "gender-int8"}
 """What ``run`` uses for each task: on a CPU int8 is as right as float32, in half the time."""
+CLASSIFIER: Final = "classifier"
+"""The kind of the cards of a ``Model``."""
 _PROBE_TOLERANCE: Final = 0.02  # in standard deviations of the input; a grey level is 0.016
 
 
@@ -43,9 +45,8 @@ class Model:
         BackendUnavailable if ``runtime`` is not installed.
         """
         path = card_path(name_or_card_path)
-        card = load(path)
-        check_probe(card, path)
-        return cls(card, open_backend(path, runtime, threads=threads))
+        card, backend = open_card(path, CLASSIFIER, runtime=runtime, threads=threads)
+        return cls(card, backend)
 
     @property
     def provider(self) -> str:
@@ -67,6 +68,20 @@ class Model:
     def close(self) -> None:
         """Release the backend."""
         self._backend.close()
+
+
+def open_card(
+    path: Path, kind: str | None = None, *, runtime: str = "onnxruntime", threads: int = 1
+) -> tuple[ModelCard, Backend]:
+    """Return a card and the backend that runs it; errors as of ``Model.open``.
+
+    kind: what the card must say it is; None: whatever it is.
+    """
+    card = load(path)
+    if kind is not None and card.kind != kind:
+        raise ModelError(f"{path}: is a model of kind '{card.kind}'; a '{kind}' is needed here")
+    check_probe(card, path)
+    return card, open_backend(path, runtime, threads=threads)
 
 
 def card_path(name_or_card_path: str | Path) -> Path:

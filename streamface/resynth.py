@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
-from streamface.backends import open_backend
-from streamface.card import load
 from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
-from streamface.model import card_path, check_probe
+from streamface.model import card_path, open_card
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,11 +60,11 @@ class _CodeNet:
     ) -> Self:
         """Open a shipped model by name or any by its card's path; errors as of ``Model.open``."""
         path = card_path(name_or_card_path)
-        card = load(path)
-        if card.kind != cls.kind or tuple(card.conditions) != _KINDS[cls.kind]:
-            raise ModelError(f"{path}: is a {card.kind}, not a {cls.kind}")
-        check_probe(card, path)
-        return cls(card, open_backend(path, runtime, threads=threads))
+        card, backend = open_card(path, cls.kind, runtime=runtime, threads=threads)
+        if tuple(card.conditions) != _KINDS[cls.kind]:
+            takes, wanted = ", ".join(card.conditions), ", ".join(_KINDS[cls.kind])
+            raise ModelError(f"{path}: takes {takes or 'no conditions'}; it should take {wanted}")
+        return cls(card, backend)
 
     @property
     def spec(self) -> InputSpec:

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (extra [train]
 
 from streamface.training import checkpoint, vq, vqvae  # noqa: E402
 
-SMALL = vq.VqConfig(side_px=16, codes=16, code_width=8, width=16, depth=1)
+SMALL = vq.VqConfig(side_px=16, codes=16, code_width=8, width=16, depth=1, decay=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_ssim_is_that_of_scikit_image():
 
 def test_a_run_learns_resumes_and_shows_itself(tmp_path, monkeypatch):
     pictures = blobs()
-    config = vqvae.VqTrainConfig(epochs=6, batch_size=4, peak_rate=5e-3, ema_pictures=50, net=SMALL)
+    config = vqvae.VqTrainConfig(epochs=6, batch_size=4, peak_rate=1e-2, ema_pictures=50, net=SMALL)
     whole = vqvae.fit(pictures, pictures[:16], config, run_dir=tmp_path / "whole")
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text("utf-8").splitlines()
     first, last = json.loads(lines[0]), json.loads(lines[-1])

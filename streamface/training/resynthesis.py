@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
+from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
 from streamface.training.checkpoint import Checkpoint, append_json, progress, to_channels_last
 from streamface.training.codenets import (
@@ -321,9 +322,7 @@ class InventTrainer(nn.Module):
             torch.from_numpy(rng.standard_normal((1, self._keys), np.float32)).expand_as(mean)
             for _ in range(4)
         ]
-        rows += [
-            self.made(batch.thumbs, batch.expressions, batch.females, key)[0] for key in keys
-        ]
+        rows += [self.made(batch.thumbs, batch.expressions, batch.females, key)[0] for key in keys]
         for wanted in (2, 3, 5):
             asked = _sure(torch.tensor([wanted]), torch.tensor([0.95])).expand(len(mean), -1)
             rows.append(self.made(batch.thumbs, asked, batch.females, keys[1])[0])
@@ -344,6 +343,46 @@ class InventTrainer(nn.Module):
             "kept": round((said == batch.expressions.argmax(1)).float().mean().item(), 4),
             "key_nats": round(divergence.item(), 1),
         }
+
+
+def load_editor(run_dir: Path) -> tuple[Editor, dict[str, object]]:
+    """Return the averaged editor of a run and what its card says of the run. Raises ModelError."""
+    config, weights, trained = _finished(run_dir, "editor")
+    net = Editor(EditorConfig(**config["editor"]))
+    net.load_state_dict(weights)
+    return net.eval(), trained
+
+
+def load_inventor(run_dir: Path) -> tuple[Inventor, dict[str, object]]:
+    """Return the averaged inventor of a run, likewise."""
+    config, weights, trained = _finished(run_dir, "inventor")
+    net = Inventor(InventorConfig(**config["inventor"]))
+    net.load_state_dict(weights)
+    return net.eval(), trained
+
+
+def _finished(
+    run_dir: Path, name: str
+) -> tuple[dict[str, dict[str, int]], dict[str, Tensor], dict[str, object]]:
+    path = run_dir / "checkpoint.pt"
+    if not path.exists():
+        raise ModelError(f"{path}: no checkpoint; run tools/train_resynth.py {name} first")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    config = json.loads(state["config"])
+    if config["net"] != name:
+        raise ModelError(f"{path} is of an {config['net']}, not of an {name}")
+    prefix = "net."
+    weights = {
+        key.removeprefix(prefix): value
+        for key, value in state["ema"].items()
+        if key.startswith(prefix)
+    }
+    trained = {
+        "seed": config["seed"],
+        "epochs": f"{state['epochs_done']} of {config['epochs']}",
+        "loss_weights": config["edit" if name == "editor" else "invent"],
+    }
+    return config, weights, trained
 
 
 def fit(
