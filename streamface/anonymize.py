@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamface.frame import Box, Frame, Planes, PlaneU8
+    from streamface.frame import Box, Face, Frame, Planes, PlaneU8
 
 CoverMode: TypeAlias = Literal["blur", "pixelate", "solid"]
 
@@ -57,6 +57,8 @@ class CoverTally:
 
     seen: int = 0
     """Face-frames covered where the tracker saw them."""
+    drawn: int = 0
+    """Of these, the ones that somebody else was drawn over; the others are blurred."""
     unseen: Counter[int] = field(default_factory=Counter)
     """Frames in which a track was covered without being seen, by track id."""
     cut_short: bool = False
@@ -113,14 +115,23 @@ class _Track:
         return places, False
 
 
+class Drawer(Protocol):
+    """Whoever draws other people over faces (``remake.StandIns``)."""
+
+    def draw(self, frame: Frame, faces: Sequence[Face]) -> set[int]:
+        """Draw over faces; return the track ids of those that nothing is left to see of."""
+
+
 class Cover:
     """A stage that holds frames back for the look-ahead and covers every face on their planes."""
 
     name = "cover"
     max_batch = 1
 
-    def __init__(self, settings: CoverSettings) -> None:
+    def __init__(self, settings: CoverSettings, drawer: Drawer | None = None) -> None:
+        """drawer: draws over the faces that were seen; what it leaves out is covered."""
         self.tally = CoverTally()
+        self._drawer = drawer
         self._settings = settings
         self._held: deque[Frame] = deque()
         self._tracks: dict[int, _Track] = {}
@@ -161,9 +172,11 @@ class Cover:
     def _release(self) -> Frame:
         frame = self._held.popleft()
         time_s = frame.time_s
+        drawn = self._drawer.draw(frame, frame.faces) if self._drawer is not None else set()
+        self.tally.drawn += len(drawn)
         for track_id, track in list(self._tracks.items()):
             places, seen = track.at(time_s, self._settings)
-            for place in places:
+            for place in () if seen and track_id in drawn else places:
                 cover(frame.planes, with_margin(place, self._settings.margin), self._settings.mode)
             if seen:
                 self.tally.seen += 1

@@ -18,7 +18,7 @@ from streamface.errors import SinkError, SourceError, StageError, StreamfaceErro
 from streamface.kernelcache import is_cold, prepare
 from streamface.pipeline import Pipeline, StageStats
 from streamface.playlist import Playlist
-from streamface.settings import detect_every
+from streamface.settings import SYNTH, detect_every
 from streamface.sinks import open_sink, plan_outputs
 from streamface.sources import find_inputs
 from streamface.stages import Classify, FindFaces, Paint
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from streamface.frame import Frame
     from streamface.model import Model
     from streamface.pipeline import PipelineStats, Stage
+    from streamface.remake import Budget, Remake, StandIns
+    from streamface.resynth import Inventor, Reenactor
     from streamface.settings import Settings
     from streamface.sinks import Sink
     from streamface.sources import Input, Source
@@ -109,6 +111,11 @@ class Run:
         self._sink: Sink | None = None
         self._data: list[DataSink] = []
         self.cover: Cover | None = None
+        self.remake: Remake | None = None
+        self.stand_ins: StandIns | None = None
+        self._reenactor: Reenactor | None = None
+        self._inventor: Inventor | None = None
+        self._reader: Model | None = None
         """The stage that covers faces, where that was asked for."""
         _announce_compilation(settings)
         with ExitStack() as cleanup:
@@ -141,6 +148,7 @@ class Run:
 
     def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
         from streamface.model import DEFAULT_MODELS, Model
+        from streamface.resynth import INVENT_MODEL, REENACT_MODEL, Inventor, Reenactor
 
         settings = self.settings
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
@@ -149,6 +157,15 @@ class Run:
             models[task] = Model.open(given[task] or DEFAULT_MODELS[task])
             cleanup.callback(models[task].close)
         self._detector = open_detector(settings)
+        if settings.reenact is not None:
+            self._reenactor = Reenactor.open(settings.reenact_model or REENACT_MODEL)
+            cleanup.callback(self._reenactor.close)
+        if settings.anonymize == SYNTH:
+            self._inventor = Inventor.open(settings.synth_model or INVENT_MODEL)
+            # Its own reader of expressions: a session of the runtime belongs to one thread.
+            self._reader = Model.open(given["emotion"] or DEFAULT_MODELS["emotion"])
+            cleanup.callback(self._inventor.close)
+            cleanup.callback(self._reader.close)
         return models
 
     def _open_data(self) -> None:
@@ -197,7 +214,7 @@ class Run:
 
     def _build(self) -> Pipeline[Frame]:
         from streamface.classify import ClassifySettings, FaceClassifier
-        from streamface.overlay import OverlayStyle, Painter
+        from streamface.overlay import Mark, OverlayStyle, Painter
         from streamface.smoothing import SmoothingSettings
 
         settings = self.settings
@@ -211,14 +228,20 @@ class Run:
                 self._models.get("emotion"), self._models.get("gender"), how
             )
             stages.append(Classify(classifier))
+        if self._reenactor is not None and settings.reenact is not None:
+            from streamface.remake import Remake
+
+            self.remake = Remake(self._reenactor, settings.reenact, self._budget())
+            stages.append(self.remake)
         if settings.anonymize is not None:
-            self.cover = Cover(
-                CoverSettings(
-                    mode=cast("CoverMode", settings.anonymize),
-                    margin=settings.head_margin,
-                    look_ahead_s=0.0 if self.is_live else settings.look_ahead_s,
-                )
+            # Who cannot be replaced is blurred.
+            mode = "blur" if settings.anonymize == SYNTH else settings.anonymize
+            covering = CoverSettings(
+                mode=cast("CoverMode", mode),
+                margin=settings.head_margin,
+                look_ahead_s=0.0 if self.is_live else settings.look_ahead_s,
             )
+            self.cover = Cover(covering, self._stand_ins())
             stages.append(self.cover)
         if self._targets:
             style = OverlayStyle(
@@ -227,7 +250,8 @@ class Run:
                 probs=not settings.hide_probs,
                 chart=settings.chart,
             )
-            stages.append(Paint(Painter(style)))
+            mark = Mark(f"altered: {settings.reenact}") if settings.reenact else None
+            stages.append(Paint(Painter(style), mark if settings.mark else None))
         return Pipeline(
             self.playlist,
             stages,
@@ -235,6 +259,22 @@ class Run:
             newest_wins=self.is_live,
             on_drop=_bequeath_packets,
         )
+
+    def _stand_ins(self) -> StandIns | None:
+        if self._inventor is None or self._reader is None:
+            return None
+        from streamface.remake import StandIns
+
+        seed, budget = self.settings.seed, self._budget()
+        self.stand_ins = StandIns(self._inventor, self._reader, seed=seed, budget=budget)
+        return self.stand_ins
+
+    def _budget(self) -> Budget:
+        """Return what may be spent on the faces of a frame: live sources do not wait."""
+        from streamface.remake import FREE_SHARE, Budget
+
+        rate = self.playlist.first.info.rate
+        return Budget(FREE_SHARE / float(rate) if self.is_live and rate else None)
 
     def _tracker_maker(self) -> Callable[[], FaceTracker]:
         from itertools import count
@@ -261,6 +301,10 @@ class Run:
     def model_hashes(self) -> dict[str, str]:
         """SHA-256 of every model in use, by name."""
         hashes = {name: model.card.sha256 for name, model in self._models.items()}
+        if self._reenactor is not None:
+            hashes["reenact"] = self._reenactor.card.sha256
+        if self._inventor is not None:
+            hashes["synth"] = self._inventor.card.sha256
         return {"detector": self._detector.sha256, **hashes}
 
     def frames(self) -> Generator[Frame, None, None]:
@@ -386,8 +430,16 @@ def _announce_compilation(settings: Settings) -> None:
     """Say why the first run after an installation begins slowly."""
     folder = prepare()
     # The kernels that every such run needs; others are compiled only once a face is seen.
-    if is_cold(("shrink", "crop") if settings.tasks else ("shrink",), folder):
+    if is_cold(_kernels_of(settings), folder):
         _log.info("compiling kernels for this machine; this happens once and takes some seconds")
+
+
+def _kernels_of(settings: Settings) -> tuple[str, ...]:
+    """Return the kernels that a run cannot do without."""
+    remade = settings.reenact is not None or settings.anonymize == SYNTH
+    if remade:
+        return ("shrink", "crop", "paste")
+    return ("shrink", "crop") if settings.tasks else ("shrink",)
 
 
 def _check_targets(inputs: Sequence[Input], outputs: Sequence[Path], settings: Settings) -> None:
@@ -458,13 +510,20 @@ def _read_options(settings: Settings) -> ReadOptions:
 
 def _video_options(settings: Settings) -> VideoOptions:
     covered = settings.anonymize is not None
+    comment = None
+    if covered:
+        comment = f"faces covered by streamface ({settings.anonymize})"
+    if settings.anonymize == SYNTH:
+        comment = "faces replaced by generated ones by streamface (synth)"
+    if settings.reenact is not None:
+        comment = f"faces altered by streamface (reenact {settings.reenact})"
     return VideoOptions(
         codec=settings.codec,
         crf=settings.crf,
         preset=settings.preset,
         audio=settings.audio and (settings.keep_audio or not covered),
         metadata=not covered,
-        comment=f"faces covered by streamface ({settings.anonymize})" if covered else None,
+        comment=comment,
         overwrite=settings.overwrite,
     )
 
@@ -473,7 +532,7 @@ def _options_for_header(settings: Settings) -> dict[str, object]:
     """Return what a reader of the data needs to judge it: how faces were found and read."""
     names = (
         "start_s", "end_s", "max_frames", "vid_stride", "imgsz", "conf", "max_faces",
-        "detect_every", "classify_every", "smoothing_s", "tasks", "anonymize",
+        "detect_every", "classify_every", "smoothing_s", "tasks", "anonymize", "reenact",
     )  # fmt: skip
     options = {name: getattr(settings, name) for name in names}
     return options | {"detect_every": detect_every(settings)}

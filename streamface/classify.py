@@ -103,7 +103,7 @@ class FaceClassifier:
         for i, frame in enumerate(frames):
             for j, face in enumerate(frame.faces):
                 look = _Look(i, j, self._track(frame, face))
-                if not _can_be_aligned(face):
+                if not can_be_aligned(face):
                     continue
                 if self._emotion is not None and self._emotion_due(look.track, frame):
                     emotion_looks.append(look)
@@ -194,7 +194,7 @@ class FaceClassifier:
                 del self._tracks[key]
 
 
-def _can_be_aligned(face: Face) -> bool:
+def can_be_aligned(face: Face) -> bool:
     """Whether the landmarks span anything; a detector's worst guesses may not."""
     points = face.landmarks_px
     return bool(np.isfinite(points).all() and np.ptp(points, axis=0).max() >= 1.0)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO
 
 from streamface.errors import SourceError, StreamfaceError, UsageError
-from streamface.settings import COVERS, TASKS, Settings
+from streamface.settings import COVERS, REENACTED, TASKS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_run(commands.add_parser("run", help="process a source", description=_RUN_DESCRIPTION))
+    _add_generate(
+        commands.add_parser(
+            "generate", help="draw people who do not exist", description=_GENERATE_DESCRIPTION
+        )
+    )
     models = commands.add_parser("models", help="list the shipped models, or show a model's card")
     models.add_argument("name", nargs="?", metavar="MODEL", help="a shipped name or a card's path")
     models.set_defaults(command=_models)
@@ -161,7 +166,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("covering faces")
     group.add_argument(
         "--anonymize", choices=COVERS, metavar="HOW",
-        help="cover every face: blur, pixelate or solid; leaves sound and metadata out",
+        help="cover every face: blur, pixelate, solid, or synth, which draws somebody who does not "
+        "exist over each; leaves sound and metadata out",
     )  # fmt: skip
     group.add_argument(
         "--head-margin", type=float, default=_default("head_margin"), metavar="F",
@@ -175,6 +181,20 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-audio", action="store_true", help="keep sound and subtitles all the same"
     )
+    group.add_argument(
+        "--seed", type=_whole, metavar="N",
+        help="draw the same people again with synth; without it nobody can",
+    )  # fmt: skip
+    group.add_argument("--synth-model", type=_path, metavar="MODEL", help="another one for synth")
+    group = parser.add_argument_group("re-making faces")
+    group.add_argument(
+        "--reenact", choices=REENACTED, metavar="EMOTION",
+        help="give every face this emotion; same: only re-make it from its codes",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-mark", action="store_true", help="do not write onto the picture that it was altered"
+    )
+    group.add_argument("--reenact-model", type=_path, metavar="MODEL", help="another one for it")
     group = parser.add_argument_group("what to write")
     group.add_argument(
         "--output", "-o", type=_path, metavar="O", help=".mp4 .mkv .webm .mov .jpg .png or a folder"
@@ -191,6 +211,41 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quiet", "-q", action="store_true", help="errors only")
     group.add_argument("--no-progress", action="store_true", help="no live panel")
     group.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+
+
+_GENERATE_DESCRIPTION: Final = (
+    "Draw new faces from nothing but random numbers: people who do not exist, as a grid or one by "
+    "one. The files say in their metadata that they were generated."
+)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_generate)
+    parser.add_argument(
+        "--output", "-o", required=True, metavar="O",
+        help=".png .jpg or .webp for a grid; a folder, or a name that ends in /, for a file a face",
+    )  # fmt: skip
+    parser.add_argument(
+        "--emotion", default="all", metavar="E",
+        help="angry, disgust, fear, happy, sad, surprise, neutral; or all, in turn (default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gender", default="any", metavar="G", help="male, female; or any, in turn (default)"
+    )
+    parser.add_argument(
+        "--count", type=_whole, metavar="N",
+        help="how many (default 16; with --same-person one of each emotion)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=_whole, metavar="N",
+        help="the same number draws the same faces (default: a new one, which is told)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=_whole, default=128, metavar="PX", help="side of a face (default 128)"
+    )
+    parser.add_argument("--same-person", action="store_true", help="one person for all of them")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--model", metavar="CARD", help="another model that invents faces")
 
 
 def _default(name: str) -> object:
@@ -262,6 +317,11 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         head_margin=arguments.head_margin,
         look_ahead_s=arguments.look_ahead,
         keep_audio=arguments.keep_audio,
+        seed=arguments.seed,
+        synth_model=arguments.synth_model,
+        reenact=arguments.reenact,
+        reenact_model=arguments.reenact_model,
+        mark=not arguments.no_mark,
         output=arguments.output,
         codec=arguments.codec,
         crf=arguments.crf,
@@ -274,8 +334,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 def _run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
-    if settings.anonymize is not None and settings.output is None:
-        raise UsageError("--anonymize changes the pictures, so it needs --output")
+    for option, given in (("--anonymize", settings.anonymize), ("--reenact", settings.reenact)):
+        if given is not None and settings.output is None:
+            raise UsageError(f"{option} changes the pictures, so it needs --output")
     _set_up_logging("error" if arguments.quiet else arguments.log_level)
     from streamface.app import Run
 
@@ -364,6 +425,22 @@ def _set_up_logging(level: str) -> None:
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("streamface").setLevel(level.upper())
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from streamface.kernelcache import prepare
+
+    prepare()
+    from streamface import generate
+
+    names = "output emotion gender count seed same_person overwrite model".split()
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    with _Interrupts():
+        options = generate.Options(size_px=arguments.size, **given)
+        generate.run(options)
+    sys.stderr.write(f"written: {options.output} (seed {options.seed})\n")
+    return DONE
 
 
 def _models(arguments: argparse.Namespace) -> int:

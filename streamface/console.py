@@ -215,7 +215,7 @@ def summary(run: Run) -> list[str]:
     lines.append(f"latency: {percentiles}; dropped frames: {drops}")
     busy = ", ".join(f"{s.name} {busy_share(s, seconds):.0%}" for s in stats.stages)
     lines.append(f"busy: {busy}")
-    lines += _covered(run)
+    lines += _covered(run) + _remade(run)
     if run.settings.output is not None:
         lines.append(f"written: {run.settings.output}")
     lines += [f"written: {target}" for target in run.settings.data.values() if target != "-"]
@@ -233,12 +233,28 @@ def _covered(run: Run) -> list[str]:
     if tally.unseen:
         worst = ", ".join(f"track {track} in {n}" for track, n in tally.unseen.most_common(3))
         line += f", {sum(tally.unseen.values())} where they were not (most: {worst})"
+    if run.stand_ins is not None:
+        line += f"; {tally.drawn} of these by somebody else, the rest blurred"
+        if run.stand_ins.tally.hurried:
+            line += f" ({run.stand_ins.tally.hurried} to keep up)"
     lines = [line + "; check the result before you publish it"]
     if tally.cut_short:
         lines.append("covered: frames this large left room for less look-ahead than asked for")
     if not settings.keep_audio:
         lines.append("left out: sound, subtitles, metadata (--keep-audio keeps the first two)")
     return lines
+
+
+def _remade(run: Run) -> list[str]:
+    if run.remake is None:
+        return []
+    tally = run.remake.tally
+    line = f"re-made ({run.settings.reenact}): {_counted(tally.remade, 'face')}"
+    if tally.skipped:
+        line += f", {tally.skipped} too small left alone"
+    if tally.hurried:
+        line += f", {tally.hurried} blurred to keep up"
+    return [line]
 
 
 def _counted(count: int, what: str) -> str:

@@ -52,3 +52,18 @@ class Painter:
         Faces may lie partly or wholly outside and may lack emotion, gender or track id.
         """
         self._composer.paint(frame)
+
+
+class Mark:
+    """A plate in the lower left corner that says what was done to the picture."""
+
+    def __init__(self, text: str, scale: float = 1.0) -> None:
+        from streamface.painting import draw_mark
+
+        self._text = text
+        self._scale = scale
+        self._draw = draw_mark
+
+    def paint(self, frame: Frame) -> None:
+        """Draw it onto ``frame.planes``, in place, faces or none."""
+        self._draw(frame.planes, self._text, self._scale)

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from streamface.canvas import Rgb
-    from streamface.frame import Box, Emotion, Face, Frame
+    from streamface.frame import Box, Emotion, Face, Frame, Planes
     from streamface.overlay import OverlayStyle
 
+_MIN_MARK_PX: Final = 6
 _MIN_CHART_TEXT_PX: Final = 9
 """A little below the labels' least: names stand where they are expected."""
 
@@ -116,6 +117,21 @@ class Composer:
             for (face, _), place in zip(seen, places, strict=True)
             if face.track_id >= 0
         }
+
+
+def draw_mark(planes: Planes, text: str, scale: float) -> None:
+    """Set a plate with ``text`` into the lower left corner, smaller where it would not fit."""
+    width, height = planes.size_px
+    size = Metrics.of(planes.size_px, scale).text_px
+    size = max(_MIN_MARK_PX, min(size, int(size * 0.9 * width / glyphs.width_px(text, size))))
+    line = glyphs.line_metrics(size)
+    pad = round(0.42 * size)
+    tall = line.ascent_px + line.descent_px + pad
+    left, top = round(0.5 * size), height - tall - round(0.5 * size)
+    plate = (left, top, left + glyphs.width_px(text, size) + 2 * pad, top + tall)
+    canvas = Canvas(planes)
+    canvas.rounded(_floats(plate), DARK, 0.3 * size, opacity=PLATE_OPACITY)
+    canvas.word(text, size, left + pad, top + pad // 2, WHITE)
 
 
 def _visible(faces: Sequence[Face], metrics: Metrics) -> Iterator[tuple[Face, Box]]:

@@ -11,7 +11,10 @@ from streamface.errors import UsageError
 TASKS: Final = ("emotion", "gender")
 _DETECT_EVERY: Final = 4
 _DETECT_EVERY_TO_COVER: Final = 2  # at 4 some fast faces lag behind their cover
-COVERS: Final = ("blur", "pixelate", "solid")
+SYNTH: Final = "synth"
+COVERS: Final = ("blur", "pixelate", "solid", SYNTH)
+REENACTED: Final = ("same", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""What ``reenact`` may be: plainly re-made, or one of ``frame.EMOTIONS``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +61,24 @@ class Settings:
     chart: bool = False
     # Covering
     anonymize: str | None = None
-    """How every face is covered: blur, pixelate or solid; None: not at all. Sound, subtitles and
+    """How every face is covered: blur, pixelate, solid, or synth, by somebody who does not exist;
+    None: not at all. Sound, subtitles and
     metadata are then left out, unless ``keep_audio`` asks for sound and subtitles."""
     head_margin: float = 0.35
     """Share of the face box that is covered around it, half as much again on top."""
     look_ahead_s: float = 1.0
     """How long before a face is first seen its place is covered already; not in live sources."""
     keep_audio: bool = False
+    seed: int | None = None
+    """Who stands in for whom under ``synth``; None: nobody can repeat it."""
+    # Re-making
+    reenact: str | None = None
+    """The emotion that every face is given, or "same" to re-make it as it is; None: left alone."""
+    reenact_model: Path | None = None
+    """As ``emotion_model``; likewise ``synth_model``."""
+    synth_model: Path | None = None
+    mark: bool = True
+    """Write onto every re-enacted frame that it was altered."""
     # Writing
     output: Path | None = None
     codec: str | None = None
@@ -104,6 +118,14 @@ class Settings:
             raise UsageError(
                 f"--anonymize must be one of {', '.join(COVERS)}, not {self.anonymize!r}"
             )
+        if self.reenact is not None and self.reenact not in REENACTED:
+            raise UsageError(
+                f"--reenact must be one of {', '.join(REENACTED)}, not {self.reenact!r}"
+            )
+        if self.reenact is not None and self.anonymize is not None:
+            raise UsageError("--reenact keeps who somebody is, --anonymize hides it; give one")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must be 0 to 2^63 - 1, got {self.seed}")
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown:
             raise UsageError(f"unknown task '{unknown[0]}'; choose from {', '.join(TASKS)}")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from streamface.classify import FaceClassifier
     from streamface.frame import Frame
-    from streamface.overlay import Painter
+    from streamface.overlay import Mark, Painter
     from streamface.track import FaceTracker
 
 CLASSIFY_BATCH_FRAMES: Final = 2
@@ -73,13 +73,16 @@ class Paint:
     name = "paint"
     max_batch = 1
 
-    def __init__(self, painter: Painter) -> None:
+    def __init__(self, painter: Painter, mark: Mark | None = None) -> None:
         self._painter = painter
+        self._mark = mark
 
     def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
         """Draw on every frame."""
         for frame in items:
             self._painter.paint(frame)
+            if self._mark is not None:
+                self._mark.paint(frame)
         return items
 
     def finish(self) -> Sequence[Frame]:

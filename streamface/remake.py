@@ -1,0 +1,349 @@
+"""Faces re-made in the stream: another emotion for everybody, or a stand-in for every person.
+
+``Remake`` is the stage behind ``--reenact``; ``StandIns`` draws the people of ``--anonymize synth``
+for the stage that covers faces. Both look at all faces of some frames in one batch, remember each
+track so that nothing shimmers, and in live use do no more than the time between two frames allows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from streamface.align import similarity
+from streamface.anonymize import cover, with_margin
+from streamface.classify import can_be_aligned
+from streamface.paste import Patch, face_mask, grain_of, paste
+from streamface.preprocess import crop_into
+from streamface.resynth import asked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from streamface.card import InputSpec
+    from streamface.classify import Predictor
+    from streamface.frame import BatchF32, Face, Frame
+    from streamface.resynth import Inventor, Reenactor
+
+_log = logging.getLogger(__name__)
+
+REMAKE_BATCH_FRAMES: Final = 2
+_MOST_MAGNIFIED: Final = 2.5
+"""Pixels of the crop in one of the frame: of a smaller face a change could hardly be seen."""
+_STEADY_S: Final = 0.1
+"""Time constant over which what is drawn of a still face is averaged."""
+_STILL_LEVELS: Final = 6.0
+"""Change of the source, in levels, at which that averaging has all but stopped."""
+_FORGET_S: Final = 2.0
+FREE_SHARE: Final = 0.7
+"""Of the time between two live frames that may be spent on faces; other threads need some."""
+
+
+@dataclass(slots=True)
+class RemakeTally:
+    """What was done so far."""
+
+    remade: int = 0
+    """Face-frames."""
+    skipped: int = 0
+    """Face-frames too small, or too oddly seen, to be re-made."""
+    hurried: int = 0
+    """Face-frames blurred because a live source did not wait."""
+
+
+class Budget:
+    """How many faces of a live frame there is time for; no end of them for files."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """seconds: what the faces of one frame may take; None: whatever they need."""
+        self._seconds = seconds
+        self._per_face_s = 0.0
+
+    def faces(self, wanted: int, frames: int = 1) -> int:
+        """Return how many of ``wanted`` faces, in ``frames`` frames, can be afforded."""
+        if self._seconds is None or self._per_face_s <= 0:
+            return wanted
+        return min(wanted, int(self._seconds * frames / self._per_face_s))
+
+    def spent(self, seconds: float, faces: int) -> None:
+        """Learn what faces cost; a single slow batch does not change the mind."""
+        if faces:
+            cost = seconds / faces
+            share = 0.1 if self._per_face_s else 1.0
+            self._per_face_s += share * (cost - self._per_face_s)
+
+
+class _Job(NamedTuple):
+    """One face of one frame that is to be re-made."""
+
+    frame: Frame
+    face: Face
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.frame.stream, self.face.track_id
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What was last drawn of a track."""
+
+    time_s: float
+    crop: NDArray[np.float32]
+    """(3, S, S) in -1..1: the source."""
+    drawn: list[NDArray[np.float32]] = field(default_factory=list)
+    """(3, S, S) pictures each."""
+
+
+class Steadier:
+    """Averages what is drawn of a face over time wherever the source itself stands still.
+
+    Codes flip between neighbours with the camera's noise; a face would shimmer with them.
+    """
+
+    def __init__(self) -> None:
+        self._tracks: dict[tuple[int, int], _Memory] = {}
+
+    def steady(
+        self,
+        key: tuple[int, int],
+        time_s: float,
+        crop: NDArray[np.float32],
+        drawn: Sequence[NDArray[np.float32]],
+    ) -> list[NDArray[np.float32]]:
+        """Return the (3, S, S) pictures of a track, calmed; ``crop`` is what they were made of."""
+        before = self._tracks.get(key)
+        calm = list(drawn)
+        if before is not None and 0 < time_s - before.time_s < _FORGET_S:
+            keep = math.exp(-(time_s - before.time_s) / _STEADY_S)
+            share = keep * _stillness(crop, before.crop)
+            calm = [new + share * (old - new) for new, old in zip(drawn, before.drawn, strict=True)]
+        self._tracks[key] = _Memory(time_s, crop.copy(), calm)
+        return calm
+
+    def forget(self, frames: Iterable[Frame]) -> None:
+        """Drop tracks that were not seen for long."""
+        for frame in frames:
+            for key, memory in list(self._tracks.items()):
+                if key[0] == frame.stream and frame.time_s - memory.time_s > _FORGET_S:
+                    del self._tracks[key]
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._tracks.clear()
+
+
+class Remake:
+    """A stage that gives every face another emotion, in place."""
+
+    name = "remake"
+    max_batch = REMAKE_BATCH_FRAMES
+
+    def __init__(self, model: Reenactor, emotion: str, budget: Budget | None = None) -> None:
+        """emotion: one of EMOTIONS, or resynth.SAME for the way through the codes and back."""
+        self.tally = RemakeTally()
+        self._model = model
+        self._emotion = emotion
+        self._budget = budget or Budget(None)
+        self._steadier = Steadier()
+        self._mask = face_mask(model.spec)
+
+    def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
+        """Re-make the faces of every frame."""
+        jobs = [_Job(frame, face) for frame in items for face in frame.faces]
+        fit = [job for job in jobs if can_be_remade(job.face, self._model.spec)]
+        self.tally.skipped += len(jobs) - len(fit)
+        chosen, rest = _largest_first(fit, self._budget.faces(len(fit), len(items)))
+        began_s = time.monotonic()
+        self._remake(chosen)
+        self._budget.spent(time.monotonic() - began_s, len(chosen))
+        _blur(rest, self.tally)
+        self._steadier.forget(items)
+        return items
+
+    def _remake(self, jobs: Sequence[_Job]) -> None:
+        crops = crops_of(jobs, self._model.spec)
+        made, plain = self._model.remake(crops, asked(self._emotion, len(jobs)))
+        wholly = self._emotion == "same"
+        for job, crop, *drawn in zip(jobs, crops, made, plain, strict=True):
+            new, base = self._steadier.steady(job.key, job.frame.time_s, crop, drawn)
+            patch = Patch(new, None if wholly else base, self._mask)
+            paste(job.frame.planes, job.face.landmarks_px, self._model.spec, patch)
+        self.tally.remade += len(jobs)
+
+    def finish(self) -> Sequence[Frame]:
+        """Nothing is held back."""
+        return ()
+
+    def close(self) -> None:
+        """Forget the tracks; the model belongs to whoever opened it."""
+        self._steadier.clear()
+
+
+@dataclass(slots=True)
+class _Person:
+    """Who stands in for a track, and with which expression."""
+
+    key: NDArray[np.float32]
+    time_s: float
+    expression: NDArray[np.float32] | None = None
+
+
+class StandIns:
+    """For every track somebody who does not exist, the same one as long as the track lasts."""
+
+    def __init__(
+        self,
+        model: Inventor,
+        emotion: Predictor,
+        *,
+        seed: int | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        """seed: who stands in for whom; None: nobody can find out or repeat it."""
+        self.tally = RemakeTally()
+        self._model = model
+        self._emotion = emotion
+        self._budget = budget or Budget(None)
+        self._steadier = Steadier()
+        self._mask = face_mask(model.spec)
+        self._people: dict[tuple[int, int], _Person] = {}
+        self._entropy = np.random.SeedSequence(seed).entropy
+
+    def draw(self, frame: Frame, faces: Sequence[Face]) -> set[int]:
+        """Draw over the faces of a frame; return the track ids of those that were drawn over.
+
+        The others are as they were: whoever calls must cover them.
+        """
+        fit = [_Job(frame, face) for face in faces if can_be_remade(face, self._model.spec)]
+        self.tally.skipped += len(faces) - len(fit)
+        chosen, rest = _largest_first(fit, self._budget.faces(len(fit)))
+        self.tally.hurried += len(rest)
+        began_s = time.monotonic()
+        self._draw(chosen)
+        self._budget.spent(time.monotonic() - began_s, len(chosen))
+        self._steadier.forget([frame])
+        self._forget(frame)
+        return {job.face.track_id for job in chosen}
+
+    def _draw(self, jobs: Sequence[_Job]) -> None:
+        if not jobs:
+            return
+        spec = self._model.spec
+        crops = crops_of(jobs, spec)
+        probs = self._emotion.predict(crops_of(jobs, self._emotion.card.input))
+        people = [self._person(job, seen) for job, seen in zip(jobs, probs, strict=True)]
+        made = self._model.stand_in(
+            crops,
+            np.stack([person.expression for person in people if person.expression is not None]),
+            np.array([female_of(job.face) for job in jobs], np.float32),
+            np.stack([person.key for person in people]),
+        )
+        for job, crop, drawn in zip(jobs, crops, made, strict=True):
+            lit = lit_as(drawn, crop)
+            (new,) = self._steadier.steady(job.key, job.frame.time_s, crop, [lit])
+            planes, landmarks = job.frame.planes, job.face.landmarks_px
+            patch = Patch(new, None, self._mask, grain_of(planes, landmarks))
+            paste(planes, landmarks, spec, patch, seed=job.frame.index)
+        self.tally.remade += len(jobs)
+
+    def _person(self, job: _Job, seen: NDArray[np.float32]) -> _Person:
+        person = self._people.get(job.key)
+        if person is None:
+            rng = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=job.key))
+            key = self._model.draw_keys(1, rng)[0]
+            person = self._people[job.key] = _Person(key, job.frame.time_s)
+        elapsed_s = job.frame.time_s - person.time_s
+        if person.expression is None or elapsed_s < 0:
+            person.expression = seen.copy()
+        else:
+            share = 1 - math.exp(-elapsed_s / _STEADY_S)
+            person.expression = person.expression + np.float32(share) * (seen - person.expression)
+        person.time_s = job.frame.time_s
+        return person
+
+    def _forget(self, frame: Frame) -> None:
+        """Drop who was not seen for a minute: longer than any track lives unseen."""
+        for key, person in list(self._people.items()):
+            if key[0] == frame.stream and frame.time_s - person.time_s > 60:
+                del self._people[key]
+
+
+def can_be_remade(face: Face, spec: InputSpec) -> bool:
+    """Whether a face is large enough in the frame, and seen well enough, to be cut and put back."""
+    if not can_be_aligned(face):
+        return False
+    to_crop = similarity(face.landmarks_px, spec.landmarks_px)
+    return math.hypot(to_crop[0, 0], to_crop[1, 0]) <= _MOST_MAGNIFIED
+
+
+def crops_of(jobs: Sequence[_Job], spec: InputSpec) -> BatchF32:
+    """Return (N, C, H, W) crops of some faces."""
+    crops = np.empty((len(jobs), *spec.shape), np.float32)
+    for crop, job in zip(crops, jobs, strict=True):
+        crop_into(job.frame.planes, job.face.landmarks_px, spec, crop)
+    return crops
+
+
+def female_of(face: Face) -> float:
+    """Return what an inventor is told of a gender: -1 male to 1 female, 0 where it is unknown."""
+    if face.gender is None:
+        return 0.0
+    sure = 2 * face.gender.prob - 1
+    return sure if face.gender.label == "female" else -sure
+
+
+def lit_as(drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a (3, S, S) picture, 0..255, with the light and colour of a crop in -1..1.
+
+    Both are compared over 8 x 8 cells, which is all that may be known of the source.
+    """
+    import cv2
+
+    cells = 8
+    side = drawn.shape[1]
+    source = (crop + 1) * 127.5
+    away = (source - drawn).reshape(3, cells, side // cells, cells, side // cells).mean((2, 4))
+    smooth = cv2.resize(
+        np.ascontiguousarray(away.transpose(1, 2, 0)), (side, side), interpolation=cv2.INTER_LINEAR
+    )
+    return np.asarray(np.clip(drawn + smooth.transpose(2, 0, 1), 0, 255), np.float32)
+
+
+def _stillness(now: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (S, S) from 0, moved, to 1, still, of two (3, S, S) crops in -1..1."""
+    import cv2
+
+    change = np.abs(now - before).mean(0) * np.float32(127.5)
+    change = cv2.blur(change, (5, 5))  # noise of single pixels is not movement
+    return np.asarray(np.exp(-((change / _STILL_LEVELS) ** 2)), np.float32)
+
+
+def _largest_first(jobs: Sequence[_Job], count: int) -> tuple[list[_Job], list[_Job]]:
+    """Return the ``count`` largest faces, in the order of their frames, and the others."""
+    if count >= len(jobs):
+        return list(jobs), []
+    by_size = sorted(range(len(jobs)), key=lambda i: -_height(jobs[i].face))
+    kept = set(by_size[:count])
+    chosen = [job for i, job in enumerate(jobs) if i in kept]
+    return chosen, [job for i, job in enumerate(jobs) if i not in kept]
+
+
+def _height(face: Face) -> float:
+    return face.box_px[3] - face.box_px[1]
+
+
+def _blur(jobs: Sequence[_Job], tally: RemakeTally) -> None:
+    """Blur what there was no time for: nothing passes for re-made that is not."""
+    for job in jobs:
+        cover(job.frame.planes, with_margin(np.array(job.face.box_px), 0.0), "blur")
+    if jobs and not tally.hurried:
+        _log.warning("re-making faces does not keep up with the source; some are blurred instead")
+    tally.hurried += len(jobs)

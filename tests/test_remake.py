@@ -1,0 +1,227 @@
+"""Faces re-made in the stream: who is re-made, how they keep still, and who is covered instead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sample_faces import face, frame
+
+from streamface.anonymize import Cover, CoverSettings
+from streamface.card import InputSpec
+from streamface.frame import EMOTIONS, Colour, Gender, Planes
+from streamface.remake import Budget, Remake, StandIns, Steadier, can_be_remade, female_of, lit_as
+from streamface.resynth import Remade, asked, expression
+from streamface.settings import REENACTED
+
+SIDE = 16
+SIZE = (160, 120)
+BOX, OTHER = (20.0, 20.0, 60.0, 70.0), (90.0, 30.0, 130.0, 80.0)
+LANDMARKS = np.array([(5, 5.5), (11, 5.5), (8, 9), (5.5, 11), (10.5, 11)], np.float32)
+SPEC = InputSpec((SIDE, SIDE), "rgb", LANDMARKS, (127.5,) * 3, (127.5,) * 3)
+
+
+class Brightener:
+    """Stands for a Reenactor: every face 60 levels brighter than its codes have it."""
+
+    spec = SPEC
+
+    def __init__(self):
+        self.batches = []
+
+    def remake(self, crops, emotions):
+        self.batches.append(len(crops))
+        plain = (crops + 1) * 127.5
+        return Remade(np.clip(plain + 60 * emotions.sum(1)[:, None, None, None], 0, 255), plain)
+
+
+class Painter:
+    """Stands for an Inventor: everybody is a chessboard."""
+
+    spec = SPEC
+    key_width = 4
+
+    def __init__(self):
+        self.keys = []
+        self.expressions = []
+
+    def draw_keys(self, count, rng):
+        return rng.standard_normal((count, self.key_width), np.float32)
+
+    def stand_in(self, crops, expressions, females, keys):
+        self.keys.append(keys)
+        self.expressions.append(expressions)
+        assert expressions.shape == (len(crops), 7)
+        assert females.shape == (len(crops),)
+        board = 100 + 60 * (np.indices((SIDE, SIDE)).sum(0) % 2)
+        return np.broadcast_to(board.astype(np.float32), crops.shape).copy()
+
+
+class Reader:
+    """Stands for the emotion model."""
+
+    card = SimpleNamespace(input=InputSpec((SIDE, SIDE), "grey", LANDMARKS, (128.0,), (64.0,)))
+
+    def predict(self, batch):
+        return np.tile(expression("fear", 0.7), (len(batch), 1))
+
+
+def at(index, *boxes, ids=None, level=100):
+    """Return frame ``index`` of a 10 fps stream with faces in these boxes."""
+    faces = [face(box, track_id=ids[i] if ids else i + 1) for i, box in enumerate(boxes)]
+    made = frame(*faces, index=index, pts=index, size_px=SIZE, time_base=Fraction(1, 10))
+    planes = Planes.allocate(SIZE, Colour())
+    planes.y[:], planes.u[:], planes.v[:] = level, 128, 128
+    return replace(made, planes=planes)
+
+
+def middle(planes, box):
+    x, y = int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)
+    return int(planes.y[y, x])
+
+
+def test_every_face_is_remade_in_one_batch_and_the_rest_left_alone():
+    model = Brightener()
+    stage = Remake(model, "happy")
+    frames = [at(0, BOX, OTHER), at(1, BOX)]
+    out = stage.process(frames)
+    assert list(out) == frames
+    assert model.batches == [3]
+    for box in (BOX, OTHER):
+        assert middle(frames[0].planes, box) > 130
+    assert (frames[0].planes.y[:10] == 100).all()
+    assert stage.tally.remade == 3
+    stage.close()
+
+
+def test_plainly_remade_faces_show_nothing_but_their_codes():
+    frames = [at(0, BOX)]
+    Remake(Brightener(), "same").process(frames)
+    assert middle(frames[0].planes, BOX) == pytest.approx(100, abs=1)
+
+
+def test_small_and_impossible_faces_are_left_alone_and_counted():
+    tiny = (10.0, 10.0, 14.0, 15.0)
+    nowhere = replace(face(BOX), landmarks_px=np.full((5, 2), np.nan, np.float32))
+    assert can_be_remade(face(BOX), SPEC)
+    assert not can_be_remade(face(tiny), SPEC)
+    assert not can_be_remade(nowhere, SPEC)
+    stage = Remake(Brightener(), "sad")
+    one = at(0, tiny)
+    stage.process([one])
+    assert (one.planes.y == 100).all()
+    assert (stage.tally.remade, stage.tally.skipped) == (0, 1)
+
+
+def test_a_live_source_gets_the_largest_faces_and_blur_for_the_others(caplog):
+    budget = Budget(0.010)
+    assert budget.faces(5) == 5
+    budget.spent(0.008, 1)
+    assert budget.faces(5) == 1
+    assert budget.faces(5, frames=2) == 2
+    large = (5.0, 5.0, 75.0, 95.0)
+    one = at(0, OTHER, large)
+    one.planes.y[::2] = 120  # something to blur
+    stage = Remake(Brightener(), "happy", budget)
+    stage.process([one])
+    assert middle(one.planes, large) > 130
+    assert stage.tally.hurried == 1
+    assert "does not keep up" in caplog.text
+    x, y = int(OTHER[0] + OTHER[2]) // 2, int(OTHER[1] + OTHER[3]) // 2
+    assert np.ptp(one.planes.y[y - 4 : y + 4, x].astype(int)) < 10
+
+
+def test_files_are_never_hurried():
+    budget = Budget(None)
+    budget.spent(100.0, 1)
+    assert budget.faces(7) == 7
+
+
+def test_what_is_drawn_of_a_still_face_is_averaged_and_of_a_moving_one_is_not():
+    still = np.zeros((3, SIDE, SIDE), np.float32)
+    first, second = np.full_like(still, 100), np.full_like(still, 120)
+    steadier = Steadier()
+    assert (steadier.steady((0, 1), 0.0, still, [first])[0] == 100).all()
+    (calm,) = steadier.steady((0, 1), 0.05, still, [second])
+    assert 105 < calm.mean() < 115
+    moved = np.full_like(still, 0.5)
+    (sudden,) = steadier.steady((0, 1), 0.1, moved, [second])
+    assert sudden.mean() == pytest.approx(120, abs=0.01)
+    (stranger,) = steadier.steady((0, 2), 0.15, moved, [first])
+    assert (stranger == 100).all()
+
+
+def test_somebody_stays_the_same_stand_in_and_two_people_get_two():
+    model = Painter()
+    stand_ins = StandIns(model, Reader(), seed=5)
+    for index in range(3):
+        one = at(index, BOX, OTHER)
+        assert stand_ins.draw(one, one.faces) == {1, 2}
+    first, later = model.keys[0], model.keys[-1]
+    assert np.array_equal(first, later)
+    assert not np.array_equal(first[0], first[1])
+    assert stand_ins.tally.remade == 6
+
+
+def test_a_seed_repeats_the_people_and_without_one_nobody_can():
+    def keys(seed):
+        model = Painter()
+        one = at(0, BOX)
+        StandIns(model, Reader(), seed=seed).draw(one, one.faces)
+        return model.keys[0]
+
+    assert np.array_equal(keys(5), keys(5))
+    assert not np.array_equal(keys(5), keys(6))
+    assert not np.array_equal(keys(None), keys(None))
+
+
+def test_expressions_are_the_readers_own():
+    model = Painter()
+    one = at(0, BOX)
+    StandIns(model, Reader(), seed=1).draw(one, one.faces)
+    assert model.expressions[0][0].argmax() == EMOTIONS.index("fear")
+
+
+def test_gender_is_told_as_far_as_it_is_known():
+    assert female_of(replace(face(BOX), gender=None)) == 0
+    assert female_of(replace(face(BOX), gender=Gender("female", 0.9))) == (pytest.approx(0.8))
+    assert female_of(replace(face(BOX), gender=Gender("male", 1.0))) == -1
+
+
+def test_faces_that_nobody_stands_in_for_are_blurred():
+    stage = Cover(CoverSettings(look_ahead_s=0.2), StandIns(Painter(), Reader(), seed=1))
+    frames = [at(0, BOX, OTHER), at(1, BOX), at(2, BOX, OTHER)]  # missed once: covered all the same
+    for each in frames:
+        lost = np.full((5, 2), np.nan, np.float32)
+        each.faces = (each.faces[0], *(replace(f, landmarks_px=lost) for f in each.faces[1:]))
+        each.planes.y[50:60:2, 105:115] = 255
+    out = []
+    for each in frames:
+        out += stage.process([each])
+    out += stage.finish()
+    assert [each.index for each in out] == [0, 1, 2]
+    for each in out:
+        assert np.ptp(each.planes.y[40:50, 35:45]) > 20
+        assert np.ptp(each.planes.y[50:60, 108:112].astype(int), axis=0).max() < 40
+    assert stage.tally.drawn == 3
+    assert stage.tally.unseen[2] == 1
+
+
+def test_light_and_colour_are_those_of_the_crop():
+    crop = np.zeros((3, SIDE, SIDE), np.float32)
+    crop[0] = 0.5
+    drawn = np.full_like(crop, 50)
+    lit = lit_as(drawn, crop)
+    assert lit[0].mean() == pytest.approx(1.5 * 127.5, abs=0.5)
+    assert lit[1].mean() == pytest.approx(127.5, abs=0.5)
+
+
+def test_what_is_asked_for_names_one_emotion():
+    assert asked("same").sum() == 0
+    assert asked("sad", 3).tolist() == [[0, 0, 0, 0, 1, 0, 0]] * 3
+    assert expression("happy").sum() == pytest.approx(1)
+    assert expression("happy").argmax() == EMOTIONS.index("happy")
+    assert ("same", *EMOTIONS) == REENACTED
