@@ -14,9 +14,10 @@ from sample_faces import face, frame
 
 from streamface.anonymize import SOLID_YUV, Cover, CoverSettings, cover, with_margin
 from streamface.frame import Colour, Planes
-from streamface.settings import COVERS
+from streamface.settings import COVERS, SYNTH
 
 SIZE = (160, 120)
+WAYS = [each for each in COVERS if each != SYNTH]
 
 
 def noisy(seed=0, size=SIZE):
@@ -50,7 +51,7 @@ def solid_share(planes, box):
 BOX = (60.0, 40.0, 90.0, 80.0)
 
 
-@pytest.mark.parametrize("mode", COVERS)
+@pytest.mark.parametrize("mode", WAYS)
 def test_detail_inside_is_gone_and_far_away_untouched(mode):
     planes, before = noisy(), noisy()
     box = with_margin(np.array(BOX), 0.35)
@@ -70,7 +71,7 @@ def test_detail_inside_is_gone_and_far_away_untouched(mode):
 @given(
     st.tuples(st.floats(-300, 400), st.floats(-300, 400)),
     st.tuples(st.floats(0.1, 500), st.floats(0.1, 500)),
-    st.sampled_from(COVERS),
+    st.sampled_from(WAYS),
     st.sampled_from([(160, 120), (161, 121), (3, 3), (1, 1)]),
 )
 def test_any_box_of_any_picture_is_taken(corner, extent, mode, size):

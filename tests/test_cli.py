@@ -577,3 +577,50 @@ def test_unknown_ways_to_cover_are_refused(clip, capfd):
 
     with pytest.raises(UsageError, match="blur, pixelate, solid"):
         Settings(source="x", anonymize="eyes")
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "comment"),
+    [
+        (("--reenact", "happy"), "re-made (happy): ", "altered by streamface (reenact happy)"),
+        (("--anonymize", "synth", "--seed", "3"), "by somebody else", "replaced by generated ones"),
+    ],
+)
+def test_remade_faces_are_told_and_written_into_the_file(out, capfd, options, told, comment):
+    plain, target = out / "plain.mp4", out / "remade.mp4"
+    demo = ("--source", "demo", "--max-frames", "12", "--hide-boxes", "--hide-labels")
+    assert run(*demo, "--output", plain) == 0
+    assert run(*demo, "--output", target, *options, quiet=False) == 0
+    assert told in capfd.readouterr().err
+    with av.open(str(target)) as container:
+        assert comment in container.metadata["comment"]
+        changed = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+    with av.open(str(plain)) as container:
+        before = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+    assert len(changed) == len(before) == 12
+    different = np.abs(changed[-1].astype(int) - before[-1]) > 12
+    assert 0.001 < different.mean() < 0.3
+
+
+def test_a_mark_says_that_a_picture_was_altered_unless_it_is_not_wanted(out):
+    demo = ("--source", "demo", "--max-frames", "2", "--hide-boxes", "--hide-labels")
+    corners = {}
+    for name, more in {"marked": (), "bare": ("--no-mark",)}.items():
+        assert run(*demo, "--reenact", "sad", "--output", out / f"{name}.mp4", *more) == 0
+        with av.open(str(out / f"{name}.mp4")) as container:
+            picture = next(container.decode(video=0)).to_ndarray(format="gray")
+        corners[name] = picture[-40:, :120].astype(int)
+    assert (np.abs(corners["marked"] - corners["bare"]) > 40).mean() > 0.1
+
+
+def test_reenact_is_refused_where_it_makes_no_sense(clip, capfd):
+    for options, reason in (
+        (("--reenact", "happy"), "needs --output"),
+        (("--reenact", "bored", "--output", "x.mp4"), "invalid choice"),
+        (("--reenact", "sad", "--anonymize", "blur", "--output", "x.mp4"), "give one"),
+        (("--seed", "-1", "--output", "x.mp4"), "--seed must be 0"),
+    ):
+        assert cli.main(["run", "--source", str(clip), *options]) == 2
+        told = capfd.readouterr().err
+        assert reason in told
+        assert told.count("\n") == 1
