@@ -66,8 +66,8 @@ def print_report() -> bool:
 USED_BY: Final = {
     "emotion-int8": "default",
     "gender-int8": "default",
-    "vqvae": "--reenact",
-    "vqvae-prior": "--anonymize synth and generate",
+    "vqvae-int8": "--reenact",
+    "vqvae-prior-int8": "--anonymize synth and generate",
 }
 """Models that are used without being named, and by what."""
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from streamface.card import InputSpec, ModelCard
     from streamface.frame import BatchF32
 
-REENACT_MODEL: Final = "vqvae"
-INVENT_MODEL: Final = "vqvae-prior"
+REENACT_MODEL: Final = "vqvae-int8"
+INVENT_MODEL: Final = "vqvae-prior-int8"
+"""On a CPU int8 draws the same pictures in half the time."""
 SAME: Final = "same"
 """What ``--reenact`` takes beside EMOTIONS: through the codes and back."""
 SURE: Final = 0.95

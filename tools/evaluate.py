@@ -25,7 +25,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], Report]
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; ``run`` in the result does what it asks for."""
     # Each task brings what it needs; a missing extra of one must not stop the others.
-    from streamface.evaluation import classifiers, detection, leak, tracking
+    from streamface.evaluation import classifiers, detection, flicker, leak, resynth, tracking
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     tasks = parser.add_subparsers(dest="task", required=True)
@@ -35,6 +35,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         "detection": (detection.add_arguments, detection.run),
         "tracking": (tracking.add_arguments, tracking.run),
         "leak": (leak.add_arguments, leak.run),
+        "resynth": (resynth.add_arguments, resynth.run),
+        "flicker": (flicker.add_arguments, flicker.run),
     }
     for name, (add_arguments, run) in fronts.items():
         sub = tasks.add_parser(name, help=f"score {name}")

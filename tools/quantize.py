@@ -23,7 +23,7 @@ from streamface.preprocess import crop_into
 from streamface.training.quantize import PRECISIONS, convert
 
 if TYPE_CHECKING:
-    from streamface.card import InputSpec
+    from streamface.card import InputSpec, ModelCard
     from streamface.frame import BatchF32
 
 _CALIBRATION_FACES = 512
@@ -39,6 +39,21 @@ def crops_of(data: Path, spec: InputSpec, count: int) -> BatchF32:
     return out[:filled]
 
 
+def conditions_of(card: ModelCard, count: int) -> dict[str, BatchF32]:
+    """Return what the further inputs of a model may hold, (count, ...) each by name."""
+    rng = np.random.default_rng(0)
+    emotions = np.eye(len(card.labels), dtype=np.float32)
+    out = {}
+    for name, shape in card.conditions.items():
+        if name in {"emotions", "expressions"}:
+            out[name] = emotions[rng.integers(0, len(emotions), count)]
+        elif name in {"own", "females"}:  # on and off; male and female
+            out[name] = rng.integers(0, 2, (count, *shape)).astype(np.float32)
+        else:
+            out[name] = rng.standard_normal((count, *shape), np.float32)
+    return out
+
+
 def main() -> int:
     """Parse, run, and turn our own errors into one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -51,8 +66,10 @@ def main() -> int:
     try:
         if args.faces < 1:
             raise UsageError("--faces must be at least 1")
-        crops = crops_of(args.data, load(args.cards[0]).input, args.faces)
-        for card in convert(args.cards, args.precision, crops, args.out):
+        first = load(args.cards[0])
+        crops = crops_of(args.data, first.input, args.faces)
+        conditions = conditions_of(first, len(crops))
+        for card in convert(args.cards, args.precision, crops, args.out, conditions):
             size_mb = (args.out / card.onnx).stat().st_size / 1e6
             print(f"{args.out / card.name}.json: {card.onnx}, {size_mb:.1f} MB")
     except StreamfaceError as error:

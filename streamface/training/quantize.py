@@ -14,9 +14,10 @@ import onnx
 from streamface.backends import onnx_runtime  # noqa: F401 - first: it keeps ONNX Runtime quiet
 from streamface.card import load, read_onnx, save
 from streamface.errors import UsageError
+from streamface.model import CLASSIFIER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from streamface.card import ModelCard
     from streamface.frame import BatchF32
@@ -27,12 +28,16 @@ _STEP: Final = 64
 
 
 def convert(
-    card_paths: Sequence[Path], precision: Precision, crops: BatchF32, folder: Path
+    card_paths: Sequence[Path],
+    precision: Precision,
+    crops: BatchF32,
+    folder: Path,
+    conditions: Mapping[str, BatchF32] | None = None,
 ) -> list[ModelCard]:
     """Write the ONNX that the cards share in another precision, and a card for each; return them.
 
     crops: (N, C, H, W) float32 of real faces, as ``crop_into`` makes them; int8 takes its ranges
-    from them. Files and cards are named after the first with ``-int8`` or ``-fp16`` added. Inputs
+    from them. conditions: the same of the model's further inputs, by name. Files and cards are named after the first with ``-int8`` or ``-fp16`` added. Inputs
     and outputs stay float32. Raises UsageError if the cards are of different ONNX files.
     """
     cards = [load(path) for path in card_paths]
@@ -44,7 +49,8 @@ def convert(
     if precision == "fp16":
         _write_fp16(content, onnx_path)
     else:
-        _write_int8(content, onnx_path, crops)
+        feeds = {"crops": crops, **(conditions or {})}
+        _write_int8(content, onnx_path, feeds, draws=cards[0].kind != CLASSIFIER)
     sha256 = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
     out = []
     for card in cards:
@@ -69,8 +75,15 @@ def _write_fp16(content: bytes, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _write_int8(content: bytes, path: Path, crops: BatchF32) -> None:
-    """Quantise weights per channel and activations per tensor, as explicit Q/DQ pairs."""
+def _write_int8(
+    content: bytes, path: Path, feeds: Mapping[str, BatchF32], *, draws: bool
+) -> None:
+    """Quantise weights per channel and activations per tensor, as explicit Q/DQ pairs.
+
+    draws: whether the net makes pictures. Then only its convolutions are quantised, which loses
+    0.05 dB of a re-made face where quantising everything loses 0.8 and is hardly faster; and not
+    those that tell the codes apart.
+    """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -81,7 +94,7 @@ def _write_int8(content: bytes, path: Path, crops: BatchF32) -> None:
         quantize_static(
             ready,
             path,
-            _Reader(crops),
+            _Reader(feeds),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             # Seven bits of weight: with eight, sums saturate on CPUs that have AVX2 but not VNNI.
@@ -89,16 +102,25 @@ def _write_int8(content: bytes, path: Path, crops: BatchF32) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=["Conv"] if draws else None,
+            nodes_to_exclude=_telling_codes(onnx.load(ready)) if draws else None,
             extra_options={"CalibMovingAverage": True},
         )
 
 
 class _Reader:
-    """Hands the calibration crops out in batches."""
+    """Hands calibration faces out in batches."""
 
-    def __init__(self, crops: BatchF32) -> None:
-        self._batches = iter(np.array_split(crops, max(1, len(crops) // _STEP)))
+    def __init__(self, feeds: Mapping[str, BatchF32]) -> None:
+        parts = max(1, len(feeds["crops"]) // _STEP)
+        split = {name: np.array_split(values, parts) for name, values in feeds.items()}
+        self._batches = iter([{name: split[name][i] for name in split} for i in range(parts)])
 
     def get_next(self) -> dict[str, Any] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"crops": batch}
+        return next(self._batches, None)
+
+
+def _telling_codes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes whose largest output is the number of a code."""
+    maker = {output: node.name for node in model.graph.node for output in node.output}
+    return [maker[node.input[0]] for node in model.graph.node if node.op_type == "ArgMax"]
