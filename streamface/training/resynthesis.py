@@ -32,7 +32,13 @@ from streamface.training.codenets import (
 )
 from streamface.training.data import FAIRFACE_LANDMARKS_PX, FAIRFACE_SIDE_PX
 from streamface.training.loop import rate_share
-from streamface.training.teachers import Teacher, calibrated, emotion_teacher, gender_teacher
+from streamface.training.teachers import (
+    Seen,
+    Teacher,
+    calibrated,
+    emotion_teacher,
+    gender_teacher,
+)
 from streamface.training.vq import edges, ssim
 from streamface.training.vqvae import write_grid
 
@@ -55,10 +61,12 @@ class EditWeights:
     emotion: float = 0.25
     """Cross-entropy of both heads of the emotion net."""
     likeness: float = 4.0
-    """Mean absolute change of the picture."""
-    person: float = 1.0
-    """Change of what the gender net sees."""
-    critic: float = 0.1
+    """Mean absolute change of brightness."""
+    colour: float = 8.0
+    """The same of colour, which the emotion net cannot see and no expression needs."""
+    smoothness: float = 2.0
+    """Mean difference of the change between neighbouring pixels: against stripes and specks."""
+    critic: float = 0.25
     codes: float = 0.2
 
 
@@ -70,14 +78,14 @@ class InventWeights:
     structure: float = 0.5
     edge: float = 0.3
     features: float = 0.3
-    key: float = 4e-4
+    key: float = 2e-4
     """A nat of what the key tells about the face."""
     emotion: float = 0.15
     gender: float = 0.05
-    critic: float = 0.1
+    critic: float = 0.25
     codes: float = 0.2
-    apart: float = 0.1
-    """Reward for two keys that make two different faces."""
+    apart: float = 0.2
+    """Reward for looking unlike the face whose thumbnail it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +120,24 @@ class FaceSet:
     """(N, 7) float32 probabilities of EMOTIONS."""
     females: Tensor
     """(N, 1) float32 from -1, labelled male, to 1, labelled female."""
+    drawn: Tensor
+    """(N, 3, S, S) uint8: what the code net makes of the pictures."""
+    persons: Tensor
+    """(N, F) float32: what the gender net sees of who they are, its last stage without places."""
 
     def batch(self, vqvae: VqVae, rows: Tensor, mirrored: Tensor) -> FaceBatch:
         """Return the faces of (B,) rows, mirrored where (B,) ``mirrored``."""
-        x = self.pictures[rows].float() / 127.5 - 1
-        x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+        turned = mirrored.view(-1, 1, 1, 1)
+        x, drawn = (p[rows].float() / 127.5 - 1 for p in (self.pictures, self.drawn))
+        x, drawn = (torch.where(turned, p.flip(3), p) for p in (x, drawn))
         numbers = self.codes[mirrored.long(), rows].long()
         return FaceBatch(
             x.contiguous(memory_format=torch.channels_last),
             vqvae.codebook.look_up(numbers),
             self.expressions[rows],
             self.females[rows],
+            drawn.contiguous(memory_format=torch.channels_last),
+            self.persons[rows],
         )
 
 
@@ -136,6 +151,9 @@ class FaceBatch:
     """(B, D, h, w) code vectors."""
     expressions: Tensor
     females: Tensor
+    drawn: Tensor
+    """(B, 3, S, S) in -1..1: the pictures by their codes alone."""
+    persons: Tensor
 
     @property
     def thumbs(self) -> Tensor:
@@ -155,21 +173,27 @@ def face_set(
 
     Emotions are the shipped net's own, soft: FairFace has none.
     """
-    teacher = emotion_teacher(landmarks_px(vqvae.config.side_px))
+    emotion, gender = _teachers(vqvae)
     codes: tuple[list[Tensor], list[Tensor]] = ([], [])
-    expressions = []
+    expressions, drawn, persons = [], [], []
     with torch.inference_mode():
         for batch in torch.split(pictures, 64):
             x = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-            codes[0].append(vqvae.encode(x).numbers.short())
+            coded = vqvae.encode(x)
+            codes[0].append(coded.numbers.short())
             codes[1].append(vqvae.encode(x.flip(3)).numbers.short())
-            expressions.append(calibrated(teacher, teacher(x)))
+            again = (vqvae.decode(coded.vectors).clamp(-1, 1) + 1) * 127.5
+            drawn.append(again.round().to(torch.uint8))
+            expressions.append(calibrated(emotion, emotion(x)))
+            persons.append(_person(gender.look(x)))
             tick()
     return FaceSet(
         pictures=pictures,
         codes=torch.stack([torch.cat(each) for each in codes]).clone(),
         expressions=torch.cat(expressions).clone(),
         females=(labels.float() * 2 - 1)[:, None],
+        drawn=torch.cat(drawn).clone(),
+        persons=torch.cat(persons).clone(),
     )
 
 
@@ -194,14 +218,11 @@ class EditTrainer(nn.Module):
         vqvae = self._fixed[0]
         coded = vqvae.codebook(self.net(batch.vectors, emotions).float())
         edited = vqvae.decode(coded.vectors)
-        with torch.no_grad():
-            plain = vqvae.decode(batch.vectors)
-        return batch.pictures + edited - plain, edited, coded.commitment
+        return batch.pictures + edited - batch.drawn, edited, coded.commitment
 
     def step(self, batch: FaceBatch, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return the net's loss, what to show the critic (drawn, detached), and photographs."""
-        _, emotion, gender = self._fixed
-        weights = self._weights
+        emotion, weights = self._fixed[1], self._weights
         wanted = torch.from_numpy(rng.integers(0, _CLASSES, len(batch.pictures)))
         asked = F.one_hot(wanted, _CLASSES).float()
         made, _, commitment = self.made(batch, asked)
@@ -210,11 +231,10 @@ class EditTrainer(nn.Module):
         logits = emotion(blurred, rng)
         # A face that shows the emotion already has nothing to gain from a change.
         shown = (batch.expressions * asked).sum(1)
-        change = (made - batch.pictures).abs().mean((1, 2, 3))
+        change = made - batch.pictures
         loss = (
             weights.emotion * _both_heads(logits, wanted)
-            + weights.likeness * (change * (0.5 + shown)).mean()
-            + weights.person * _person(gender, made, batch.pictures)
+            + (_priced(change, weights) * (0.5 + shown)).mean()
             + weights.critic * _pleases(self.critic, made)
             + weights.codes * commitment
         )
@@ -269,7 +289,7 @@ class InventTrainer(nn.Module):
 
         Half of the batch is drawn again from its own key, half is made into somebody else.
         """
-        vqvae, emotion, gender = self._fixed
+        _, emotion, gender = self._fixed
         weights = self._weights
         count, half = len(batch.pictures), len(batch.pictures) // 2
         mean, log_variance = self.describer(batch.vectors)
@@ -281,12 +301,11 @@ class InventTrainer(nn.Module):
         females = torch.where(hidden, torch.zeros_like(batch.females), batch.females)
         made, commitment = self.made(batch.thumbs, expressions, females, keys)
         made = made.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            # What the code net makes of photographs: a critic should not learn to tell its blur.
-            real = vqvae.decode(batch.vectors)
         x, again = batch.pictures[:half], made[:half]
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        seen, meant = emotion.look(again), emotion.look(x)
+        seen, other = emotion.look(again), gender.look(made[half:])
+        with torch.no_grad():
+            meant = emotion.look(x)
         logits = emotion(_dimmed(made, rng), rng)
         thumbs = F.adaptive_avg_pool2d(made, THUMB_PX)
         loss = (
@@ -296,21 +315,14 @@ class InventTrainer(nn.Module):
             + weights.features * _features(seen.features, meant.features)
             + weights.key * divergence
             + weights.emotion * _soft_heads(logits, wanted)
-            + weights.gender * _says_gender(gender(made), batch.females)
+            + weights.gender * _says_gender(other.logits, females[half:])
             + weights.critic * _pleases(self.critic, made)
             + weights.codes * commitment
             + weights.likeness * (thumbs - batch.thumbs).abs().mean()
-            - weights.apart * self._apart(batch, made, half)
+            - weights.apart * _apart(_person(other), batch.persons[half:])
         )
-        return loss, made.detach(), real
-
-    def _apart(self, batch: FaceBatch, made: Tensor, half: int) -> Tensor:
-        """Return how different somebody else is under the same thumbnail, up to a bound."""
-        gender = self._fixed[2]
-        there = gender.look(made[half:]).features[-1].mean((2, 3))
-        with torch.no_grad():
-            here = gender.look(batch.pictures[half:]).features[-1].mean((2, 3))
-        return (1 - F.cosine_similarity(there, here)).clamp(max=0.5).mean()
+        # Not the photographs themselves: a critic should not learn to tell the code net's blur.
+        return loss, made.detach(), batch.drawn
 
     def preview(self, batch: FaceBatch, path: Path) -> None:
         """Write a PNG: photographs, drawn again, and as four other people."""
@@ -503,16 +515,15 @@ def _soft_heads(logits: Tensor, wanted: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :_CLASSES], wanted)
 
 
-def _person(gender: Teacher, made: Tensor, real: Tensor) -> Tensor:
-    """How far what the gender net sees of a person moved: its last stage, without places."""
-    with torch.no_grad():
-        meant = gender.look(real)
-    seen = gender.look(made)
-    far = 1 - F.cosine_similarity(
-        seen.features[-1].mean((2, 3)).float(), meant.features[-1].mean((2, 3)).float()
+def _priced(change: Tensor, weights: EditWeights) -> Tensor:
+    """Return (N,) what a change of (N, 3, S, S) pictures costs."""
+    luma = (change * torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    rough = change.diff(dim=2).abs().mean((1, 2, 3)) + change.diff(dim=3).abs().mean((1, 2, 3))
+    return (
+        weights.likeness * luma.abs().mean((1, 2, 3))
+        + weights.colour * (change - luma).abs().mean((1, 2, 3))
+        + weights.smoothness * rough
     )
-    moved: Tensor = far.mean() + 0.1 * (seen.logits - meant.logits).abs().mean()
-    return moved
 
 
 def _features(seen: tuple[Tensor, ...], meant: tuple[Tensor, ...]) -> Tensor:
@@ -525,7 +536,19 @@ def _features(seen: tuple[Tensor, ...], meant: tuple[Tensor, ...]) -> Tensor:
 
 
 def _says_gender(logits: Tensor, females: Tensor) -> Tensor:
-    return F.cross_entropy(logits, (females[:, 0] > 0).long())
+    """Cross-entropy of those whose gender was asked for."""
+    asked = (females[:, 0] != 0).float()
+    wrong = F.cross_entropy(logits, (females[:, 0] > 0).long(), reduction="none")
+    return (wrong * asked).sum() / asked.sum().clamp_min(1)
+
+
+def _person(seen: Seen) -> Tensor:
+    return seen.features[-1].mean((2, 3)).float()
+
+
+def _apart(there: Tensor, here: Tensor) -> Tensor:
+    """Return how different two sets of (N, F) persons are, up to a bound."""
+    return (1 - F.cosine_similarity(there, here)).clamp(max=0.5).mean()
 
 
 def _dimmed(pictures: Tensor, rng: np.random.Generator) -> Tensor:
