@@ -106,7 +106,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "-s",
         required=True,
         metavar="S",
-        help="file, folder, 'glob*', camera number, device, URL, or 'demo'",
+        help="file, folder, 'glob*', camera number, device, URL, 'demo', 'demo:portrait'",
     )
     group = parser.add_argument_group("what to read")
     group.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="s or h:mm:ss")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEMO: Final = "demo"
+PORTRAIT: Final = "demo:portrait"
+"""The demo with the photograph of a real face instead of generated ones."""
 Kind = Literal["demo", "file", "camera", "url"]
 
 VIDEO_SUFFIXES: Final = frozenset(
@@ -96,14 +98,14 @@ def redacted(location: str) -> str:
 def find_inputs(source: str) -> list[Input]:
     """Return what ``source`` names, in natural order; never empty.
 
-    ``demo``; digits, ``camera:NAME`` or ``/dev/…``: a camera; ``scheme://…``: a URL; an existing
-    file; a folder: the videos and images in it; else a glob pattern. Raises SourceError where
-    nothing is found, UsageError where ``source`` is empty.
+    ``demo`` or ``demo:portrait``; digits, ``camera:NAME`` or ``/dev/…``: a camera; ``scheme://…``:
+    a URL; an existing file; a folder: the videos and images in it; else a glob pattern. Raises
+    SourceError where nothing is found, UsageError where ``source`` is empty.
     """
     if not source.strip():
         raise UsageError("--source is empty; give a file, a folder, a camera number or a URL")
-    if source == DEMO:
-        return [Input("demo", DEMO, DEMO)]
+    if source in {DEMO, PORTRAIT}:
+        return [Input("demo", source, source)]
     if source.isdecimal():
         return [Input("camera", source, f"camera {source}")]
     is_device = source.startswith("/dev/") and Path(source).exists()
@@ -162,7 +164,7 @@ def open_source(
     from streamface.decode import MediaSource
 
     if what.kind == "demo":
-        return DemoSource(options, stream=stream)
+        return DemoSource(options, stream=stream, name=what.name)
     ways = _ways_to_open(what, platform, camera or CameraOptions())
     if what.path is not None:
         _check_file(what.path)
@@ -238,23 +240,23 @@ def _is_live(location: str, container: Any) -> bool:
 
 
 class DemoSource:
-    """The clip that needs no video of the user's: a camera that moves over a portrait."""
+    """A clip that needs no video of the user's: generated people, or a real portrait."""
 
-    def __init__(self, options: ReadOptions, *, stream: int = 0) -> None:
-        from streamface import demo
+    def __init__(self, options: ReadOptions, *, stream: int = 0, name: str = DEMO) -> None:
+        from streamface import demo, demo_people
         from streamface.decode import Damage, StreamInfo
 
-        self._demo = demo
+        self._demo = demo if name == PORTRAIT else demo_people
         self._options = options
         self._stream_number = stream
         self._chosen = self._choose()
         self.damage = Damage()
         self.tail_packets: tuple[Packet, ...] = ()
         self.info = StreamInfo(
-            name=DEMO,
-            size_px=demo.SIZE_PX,
-            rate=demo.RATE / options.vid_stride,
-            time_base=1 / demo.RATE,
+            name=name,
+            size_px=self._demo.SIZE_PX,
+            rate=self._demo.RATE / options.vid_stride,
+            time_base=1 / self._demo.RATE,
             frames=len(self._chosen),
             shift=self._chosen[0] if self._chosen else 0,
         )

@@ -64,8 +64,9 @@ def lines_of(path):
 
 
 def test_the_demo_runs_with_the_shipped_models(tmp_path):
-    """The demo's one face is found, followed under one id and read in every early frame."""
-    run = execute(settings("demo", tmp_path, max_frames=20, tasks=("emotion", "gender")))
+    """The portrait's face is found, followed under one id and read in every early frame."""
+    options = {"max_frames": 20, "tasks": ("emotion", "gender")}
+    run = execute(settings("demo:portrait", tmp_path, **options))
     header, frames = lines_of(tmp_path / "out.jsonl")
     assert frame_count(tmp_path / "out.mp4") == len(frames) == run.tally.frames == 20
     assert header["schema"] == "streamface.frames/1"

@@ -588,7 +588,7 @@ def test_unknown_ways_to_cover_are_refused(clip, capfd):
 )
 def test_remade_faces_are_told_and_written_into_the_file(out, capfd, options, told, comment):
     plain, target = out / "plain.mp4", out / "remade.mp4"
-    demo = ("--source", "demo", "--max-frames", "12", "--hide-boxes", "--hide-labels")
+    demo = ("--source", "demo:portrait", "--max-frames", "12", "--hide-boxes", "--hide-labels")
     assert run(*demo, "--output", plain) == 0
     assert run(*demo, "--output", target, *options, quiet=False) == 0
     assert told in capfd.readouterr().err

@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (extra [train])")
-pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
+onnx = pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
 
 from streamface import card as cards  # noqa: E402
 from streamface.frame import EMOTIONS  # noqa: E402
 from streamface.model import Model, card_path  # noqa: E402
 from streamface.resynth import Inventor as ShippedInventor  # noqa: E402
 from streamface.resynth import Reenactor, asked, expression  # noqa: E402
-from streamface.training import codenets, export_resynth, resynthesis, teachers, vq  # noqa: E402
+from streamface.training import (  # noqa: E402
+    codenets,
+    export_resynth,
+    quantize,
+    resynthesis,
+    teachers,
+    vq,
+)
 
 SIDE = 64
 VQ = vq.VqConfig(side_px=SIDE, codes=32, code_width=8, width=16, depth=1)
@@ -85,6 +92,26 @@ def test_what_ships_draws_what_the_nets_draw(tmp_path):
     same = model.remake(x.numpy(), asked("same", 20))
     np.testing.assert_allclose(same.made, same.plain, atol=0.01)
     assert model.remake(x[:0].numpy(), asked("fear", 0)).made.shape == (0, 3, SIDE, SIDE)
+
+
+def test_int8_draws_nearly_the_same_faces(tmp_path):
+    net, editor = code_net(), codenets.Editor(EDITOR)
+    torch.nn.init.normal_(editor.leave.weight, std=0.3)
+    graph = export_resynth.ReenactorGraph(net, editor)
+    export_resynth.export(graph, "vqvae", tmp_path, side_px=SIDE, trained={"data": "none"})
+    x = crops(64).numpy()
+    emotions = {"emotions": np.eye(7, dtype=np.float32)[np.arange(64) % 7]}
+    (card,) = quantize.convert([tmp_path / "vqvae.json"], "int8", x, tmp_path, emotions)
+    assert (card.name, card.kind) == ("vqvae-int8", "reenactor")
+    whole, small = (Reenactor.open(tmp_path / f"{n}.json") for n in ("vqvae", "vqvae-int8"))
+    one, other = (m.remake(x[:8], emotions["emotions"][:8]).plain for m in (whole, small))
+    assert np.abs(one - other).mean() < 3
+    quantised = onnx.load(tmp_path / "vqvae-int8.onnx")
+    telling = quantize._telling_codes(quantised)
+    assert len(telling) == 2
+    made = {node.name: node for node in quantised.graph.node}
+    weights = {each.name for each in quantised.graph.initializer}
+    assert all(made[name].input[1] in weights for name in telling)  # not behind a dequantiser
 
 
 def test_a_card_of_the_other_kind_is_refused(tmp_path):

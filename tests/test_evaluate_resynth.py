@@ -298,7 +298,17 @@ def test_flicker_is_counted_where_the_source_is_still():
 
 
 def test_flicker_reports_a_whole_run(evaluate, capsys):
-    words = ["flicker", "--clip", "demo", "--reenact", "same", "--max-frames", "8", "--json", "-"]
+    words = [
+        "flicker",
+        "--clip",
+        "demo:portrait",
+        "--reenact",
+        "same",
+        "--max-frames",
+        "8",
+        "--json",
+        "-",
+    ]
     assert evaluate.main(words) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["task"], report["what"]) == ("flicker", "same")

@@ -76,7 +76,7 @@ def augment(
     x = _on_some(x, config.shrink_prob, rng, _shrink)
     x = _on_some(x, config.jpeg_prob, rng, _jpeg)
     x = _on_some(x, config.noise_prob, rng, lambda y, r: _noise(y, config.noise_max, r))
-    x = _on_some(x, config.occlude_prob, rng, lambda y, r: _occlude(y, config.occlude_frac, r))
+    x = _on_some(x, config.occlude_prob, rng, lambda y, r: occlude(y, config.occlude_frac, r))
     return x.clamp_(0, 1) * 255
 
 
@@ -171,7 +171,8 @@ def _noise(x: Tensor, strongest: float, rng: np.random.Generator) -> Tensor:
     return x + level * torch.from_numpy(rng.standard_normal(tuple(x.shape), np.float32))
 
 
-def _occlude(x: Tensor, longest: float, rng: np.random.Generator) -> Tensor:
+def occlude(x: Tensor, longest: float, rng: np.random.Generator) -> Tensor:
+    """Hide a rectangle of each picture, (N, C, H, W) in 0..1, up to ``longest`` of its sides."""
     count, _, height, width = x.shape
     half = rng.uniform(0.1, longest, (2, count)) / 2
     centre = rng.uniform(0, 1, (2, count))

@@ -11,16 +11,17 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
 from streamface import card as cards
-from streamface.card import InputSpec, ModelCard
+from streamface.card import ModelCard
 from streamface.frame import EMOTIONS
 from streamface.preprocess import probe
 from streamface.training.codenets import THUMB_PX
-from streamface.training.resynthesis import landmarks_px
+from streamface.training.resynthesis import input_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from streamface.card import InputSpec
     from streamface.training.codenets import Editor, Inventor
     from streamface.training.vq import VqVae
 
@@ -96,17 +97,6 @@ class Thumbs(nn.Module):
         male, female = (means[i] + scenes @ bases[i] for i in (0, 1))
         flat = ((1 - share) * male + share * female).clamp(-1, 1)
         return flat.reshape(-1, 3, THUMB_PX, THUMB_PX)
-
-
-def input_spec(side_px: int) -> InputSpec:
-    """Return what both graphs see: the whole aligned face, in colour, -1..1."""
-    return InputSpec(
-        size_px=(side_px, side_px),
-        colour="rgb",
-        landmarks_px=landmarks_px(side_px),
-        mean=(127.5,) * 3,
-        std=(127.5,) * 3,
-    )
 
 
 def export(

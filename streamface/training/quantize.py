@@ -37,7 +37,8 @@ def convert(
     """Write the ONNX that the cards share in another precision, and a card for each; return them.
 
     crops: (N, C, H, W) float32 of real faces, as ``crop_into`` makes them; int8 takes its ranges
-    from them. conditions: the same of the model's further inputs, by name. Files and cards are named after the first with ``-int8`` or ``-fp16`` added. Inputs
+    from them. conditions: the same of the model's further inputs, by name. Files and cards are
+    named after the first with ``-int8`` or ``-fp16`` added. Inputs
     and outputs stay float32. Raises UsageError if the cards are of different ONNX files.
     """
     cards = [load(path) for path in card_paths]
@@ -75,9 +76,7 @@ def _write_fp16(content: bytes, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _write_int8(
-    content: bytes, path: Path, feeds: Mapping[str, BatchF32], *, draws: bool
-) -> None:
+def _write_int8(content: bytes, path: Path, feeds: Mapping[str, BatchF32], *, draws: bool) -> None:
     """Quantise weights per channel and activations per tensor, as explicit Q/DQ pairs.
 
     draws: whether the net makes pictures. Then only its convolutions are quantised, which loses

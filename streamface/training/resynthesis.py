@@ -11,15 +11,18 @@ import dataclasses
 import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
+from streamface.card import InputSpec
 from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
+from streamface.paste import face_mask
+from streamface.training.augment import occlude
 from streamface.training.checkpoint import Checkpoint, append_json, progress, to_channels_last
 from streamface.training.codenets import (
     THUMB_PX,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
 _CLASSES: Final = len(EMOTIONS)
 _PREVIEW: Final = 8
+_HIDDEN_FRAC: Final = 0.45
 _SURE: Final = (0.7, 1.0)
 """Share of the emotion asked for in an expression that is made up; the rest is spread evenly."""
 
@@ -60,13 +64,13 @@ class EditWeights:
 
     emotion: float = 0.25
     """Cross-entropy of both heads of the emotion net."""
-    likeness: float = 4.0
+    likeness: float = 5.0
     """Mean absolute change of brightness."""
-    colour: float = 8.0
+    colour: float = 15.0
     """The same of colour, which the emotion net cannot see and no expression needs."""
     smoothness: float = 2.0
     """Mean difference of the change between neighbouring pixels: against stripes and specks."""
-    critic: float = 0.25
+    critic: float = 0.4
     codes: float = 0.2
 
 
@@ -161,6 +165,17 @@ class FaceBatch:
         return F.adaptive_avg_pool2d(self.pictures, THUMB_PX)
 
 
+def input_spec(side_px: int) -> InputSpec:
+    """Return what the code nets see: the whole aligned face, in colour, -1..1."""
+    return InputSpec(
+        size_px=(side_px, side_px),
+        colour="rgb",
+        landmarks_px=landmarks_px(side_px),
+        mean=(127.5,) * 3,
+        std=(127.5,) * 3,
+    )
+
+
 def landmarks_px(side_px: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Return (5, 2): where landmarks stand in FairFace's pictures shrunk to ``side_px``."""
     return (FAIRFACE_LANDMARKS_PX * (side_px / FAIRFACE_SIDE_PX)).astype(np.float32)
@@ -208,27 +223,29 @@ class EditTrainer(nn.Module):
         self.critic = Critic()
         self._fixed = (vqvae, *_teachers(vqvae))
         self._weights = config.edit
+        mask = face_mask(input_spec(vqvae.config.side_px)).copy()
+        self.register_buffer("mask", torch.from_numpy(mask), persistent=False)
 
-    def made(self, batch: FaceBatch, emotions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pictures with another emotion, the plainly re-made ones, and the commitment.
+    def made(self, batch: FaceBatch, emotions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pictures with another emotion, and the commitment.
 
-        A picture changes by the difference of the two, as in the stream: what the codes lose of a
-        face is not lost twice.
+        A picture changes by the difference of two decodings, under the mask of the stream: what
+        the codes lose of a face is not lost twice.
         """
         vqvae = self._fixed[0]
         coded = vqvae.codebook(self.net(batch.vectors, emotions).float())
         edited = vqvae.decode(coded.vectors)
-        return batch.pictures + edited - batch.drawn, edited, coded.commitment
+        mask = cast("Tensor", self.mask)
+        return batch.pictures + mask * (edited - batch.drawn), coded.commitment
 
     def step(self, batch: FaceBatch, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return the net's loss, what to show the critic (drawn, detached), and photographs."""
         emotion, weights = self._fixed[1], self._weights
         wanted = torch.from_numpy(rng.integers(0, _CLASSES, len(batch.pictures)))
         asked = F.one_hot(wanted, _CLASSES).float()
-        made, _, commitment = self.made(batch, asked)
+        made, commitment = self.made(batch, asked)
         made = made.contiguous(memory_format=torch.channels_last)
-        blurred = _dimmed(made, rng)
-        logits = emotion(blurred, rng)
+        logits = emotion(_seen_badly(made, rng), rng)
         # A face that shows the emotion already has nothing to gain from a change.
         shown = (batch.expressions * asked).sum(1)
         change = made - batch.pictures
@@ -555,6 +572,15 @@ def _dimmed(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Add noise: what convinces only without it is no expression."""
     noise = torch.from_numpy(rng.standard_normal(tuple(pictures.shape), np.float32))
     return pictures.clamp(-1.1, 1.1) + noise * float(rng.uniform(0, 0.08))
+
+
+def _seen_badly(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Add noise, hide a part and at times all detail: an expression is not one spot that tells."""
+    seen = occlude(_dimmed(pictures, rng), _HIDDEN_FRAC, rng)
+    if rng.random() < 0.5:
+        side = pictures.shape[-1]
+        seen = F.interpolate(F.avg_pool2d(seen, 2), (side, side), mode="bilinear")
+    return seen
 
 
 def _expressions(own: Tensor, half: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
