@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> None:
     data = load_gender(args.data)
     rows, held_out = gender.split_rows(data, args.seed)
     torch.set_num_threads(args.threads)
-    train, few = (_face_set(net, data, chosen) for chosen in (rows, held_out[:_HELD_OUT]))
+    train, few = (
+        _face_set(net, data, chosen, amp=args.amp) for chosen in (rows, held_out[:_HELD_OUT])
+    )
     config = ResynthConfig(
         epochs=args.epochs,
         seed=args.seed,
@@ -58,11 +60,13 @@ def run(args: argparse.Namespace) -> None:
     resynthesis.fit(trainer, train, few, net, config, run_dir=args.out, resume=args.resume)
 
 
-def _face_set(net: VqVae, data: GenderData, rows: NDArray[np.int64]) -> resynthesis.FaceSet:
+def _face_set(
+    net: VqVae, data: GenderData, rows: NDArray[np.int64], *, amp: bool
+) -> resynthesis.FaceSet:
     pictures = vqvae.pictures(data, rows, net.config.side_px)
     labels = torch.from_numpy(data.labels[rows])
     with commandline.counter("encoding", -(-len(rows) // 64)) as tick:
-        return resynthesis.face_set(net, pictures, labels, tick=tick)
+        return resynthesis.face_set(net, pictures, labels, amp=amp, tick=tick)
 
 
 def main() -> int:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 _CLASSES: Final = len(EMOTIONS)
 _PREVIEW: Final = 8
 _HIDDEN_FRAC: Final = 0.45
+_DEAR_ELSEWHERE: Final = 4.0
 _SURE: Final = (0.7, 1.0)
 """Share of the emotion asked for in an expression that is made up; the rest is spread evenly."""
 
@@ -64,9 +65,9 @@ class EditWeights:
 
     emotion: float = 0.25
     """Cross-entropy of both heads of the emotion net."""
-    likeness: float = 5.0
+    likeness: float = 4.0
     """Mean absolute change of brightness."""
-    colour: float = 15.0
+    colour: float = 10.0
     """The same of colour, which the emotion net cannot see and no expression needs."""
     smoothness: float = 2.0
     """Mean difference of the change between neighbouring pixels: against stripes and specks."""
@@ -90,6 +91,8 @@ class InventWeights:
     codes: float = 0.2
     apart: float = 0.2
     """Reward for looking unlike the face whose thumbnail it was."""
+    twins: float = 0.3
+    """Reward for two keys that make two different faces of one thumbnail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,11 @@ class FaceBatch:
     """(B, 3, S, S) in -1..1: the pictures by their codes alone."""
     persons: Tensor
 
+    def only(self, rows: Tensor) -> FaceBatch:
+        """Return these rows, in this order."""
+        names = (each.name for each in dataclasses.fields(self))
+        return FaceBatch(*(getattr(self, name)[rows] for name in names))
+
     @property
     def thumbs(self) -> Tensor:
         """(B, 3, 8, 8)."""
@@ -182,16 +190,21 @@ def landmarks_px(side_px: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float3
 
 
 def face_set(
-    vqvae: VqVae, pictures: Tensor, labels: Tensor, *, tick: Callable[[], None] = lambda: None
+    vqvae: VqVae,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    amp: bool = False,
+    tick: Callable[[], None] = lambda: None,
 ) -> FaceSet:
     """Return the set of (N, 3, S, S) uint8 pictures with (N,) gender labels, encoded and looked at.
 
-    Emotions are the shipped net's own, soft: FairFace has none.
+    Emotions are the shipped net's own, soft: FairFace has none. amp: in bfloat16.
     """
     emotion, gender = _teachers(vqvae)
     codes: tuple[list[Tensor], list[Tensor]] = ([], [])
     expressions, drawn, persons = [], [], []
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
         for batch in torch.split(pictures, 64):
             x = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
             coded = vqvae.encode(x)
@@ -225,6 +238,7 @@ class EditTrainer(nn.Module):
         self._weights = config.edit
         mask = face_mask(input_spec(vqvae.config.side_px)).copy()
         self.register_buffer("mask", torch.from_numpy(mask), persistent=False)
+        self.register_buffer("prices", change_prices(vqvae.config.side_px), persistent=False)
 
     def made(self, batch: FaceBatch, emotions: Tensor) -> tuple[Tensor, Tensor]:
         """Return pictures with another emotion, and the commitment.
@@ -251,7 +265,7 @@ class EditTrainer(nn.Module):
         change = made - batch.pictures
         loss = (
             weights.emotion * _both_heads(logits, wanted)
-            + (_priced(change, weights) * (0.5 + shown)).mean()
+            + (_priced(change, cast("Tensor", self.prices), weights) * (0.5 + shown)).mean()
             + weights.critic * _pleases(self.critic, made)
             + weights.codes * commitment
         )
@@ -304,7 +318,8 @@ class InventTrainer(nn.Module):
     def step(self, batch: FaceBatch, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return the net's loss, what to show the critic (drawn, detached), and photographs.
 
-        Half of the batch is drawn again from its own key, half is made into somebody else.
+        Half of the batch is drawn again from its own key; of the other half each face is made into
+        two other people.
         """
         _, emotion, gender = self._fixed
         weights = self._weights
@@ -313,8 +328,12 @@ class InventTrainer(nn.Module):
         noise = torch.from_numpy(rng.standard_normal((count, self._keys), np.float32))
         own = mean + torch.exp(0.5 * log_variance) * noise
         keys = torch.cat((own[:half], noise[half:]))
+        twins = half + (count - half) // 2
+        rows = torch.cat((torch.arange(twins), torch.arange(half, half + count - twins)))
+        batch = batch.only(rows)
         expressions, wanted = _expressions(batch.expressions, half, rng)
-        hidden = torch.from_numpy(rng.random((count, 1)) < 0.3)
+        expressions, wanted = expressions[rows], wanted[rows]
+        hidden = torch.from_numpy(rng.random((count, 1)) < 0.3)[rows]
         females = torch.where(hidden, torch.zeros_like(batch.females), batch.females)
         made, commitment = self.made(batch.thumbs, expressions, females, keys)
         made = made.contiguous(memory_format=torch.channels_last)
@@ -337,6 +356,7 @@ class InventTrainer(nn.Module):
             + weights.codes * commitment
             + weights.likeness * (thumbs - batch.thumbs).abs().mean()
             - weights.apart * _apart(_person(other), batch.persons[half:])
+            - weights.twins * _twins_apart(other.features[-1], twins - half)
         )
         # Not the photographs themselves: a critic should not learn to tell the code net's blur.
         return loss, made.detach(), batch.drawn
@@ -532,13 +552,36 @@ def _soft_heads(logits: Tensor, wanted: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :_CLASSES], wanted)
 
 
-def _priced(change: Tensor, weights: EditWeights) -> Tensor:
+def change_prices(side_px: int) -> Tensor:
+    """Return (S, S) what it costs to change a pixel: least at brows, eyes and mouth.
+
+    Elsewhere it costs _DEAR_ELSEWHERE times as much: an expression may wrinkle a cheek, but a net
+    left alone paints beards and shadows, which its teacher takes for a mood.
+    """
+    right_eye, left_eye, _, right_mouth, left_mouth = landmarks_px(side_px)
+    between = float(left_eye[0] - right_eye[0])
+    y, x = np.mgrid[0:side_px, 0:side_px] + 0.5
+    near = np.zeros((side_px, side_px))
+    # Centres and half axes in distances between the eyes; brows lie a little above them.
+    for centre, up, (across, down) in (
+        (right_eye, 0.15, (0.45, 0.42)),
+        (left_eye, 0.15, (0.45, 0.42)),
+        ((right_mouth + left_mouth) / 2, 0.0, (0.75, 0.45)),
+    ):
+        apart = np.hypot(
+            (x - centre[0]) / (across * between), (y - centre[1] + up * between) / (down * between)
+        )
+        near = np.maximum(near, np.clip(2 * (1.25 - apart), 0, 1))  # one, and a soft rim
+    return torch.from_numpy(_DEAR_ELSEWHERE - (_DEAR_ELSEWHERE - 1) * near).float()
+
+
+def _priced(change: Tensor, prices: Tensor, weights: EditWeights) -> Tensor:
     """Return (N,) what a change of (N, 3, S, S) pictures costs."""
     luma = (change * torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
     rough = change.diff(dim=2).abs().mean((1, 2, 3)) + change.diff(dim=3).abs().mean((1, 2, 3))
     return (
-        weights.likeness * luma.abs().mean((1, 2, 3))
-        + weights.colour * (change - luma).abs().mean((1, 2, 3))
+        weights.likeness * (prices * luma.abs()).mean((1, 2, 3))
+        + weights.colour * (prices * (change - luma).abs()).mean((1, 2, 3))
         + weights.smoothness * rough
     )
 
@@ -561,6 +604,16 @@ def _says_gender(logits: Tensor, females: Tensor) -> Tensor:
 
 def _person(seen: Seen) -> Tensor:
     return seen.features[-1].mean((2, 3)).float()
+
+
+def _twins_apart(features: Tensor, count: int) -> Tensor:
+    """Return how different faces are from those ``count`` rows further on, up to a bound.
+
+    features: (N, C, h, w); places count, so that the cut of a face does.
+    """
+    flat = features.float().flatten(1)
+    there = flat[count : 2 * count]
+    return (1 - F.cosine_similarity(flat[: len(there)], there)).clamp(max=0.5).mean()
 
 
 def _apart(there: Tensor, here: Tensor) -> Tensor:
