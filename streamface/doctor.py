@@ -146,7 +146,11 @@ def _flat(rows: list[dict[str, object]]) -> bool:
 
 def _accuracy(card: ModelCard) -> str:
     """Return the accuracy that the card tells of last: on a test split, where it was measured."""
+    from streamface.model import CLASSIFIER
+
     metrics = card.trained.get("metrics")
+    if card.kind != CLASSIFIER:
+        return _likeness(metrics)
     told = [
         (name, figures["accuracy"])
         for name, figures in (metrics.items() if isinstance(metrics, dict) else ())
@@ -156,6 +160,18 @@ def _accuracy(card: ModelCard) -> str:
         return "accuracy not measured"
     name, accuracy = told[-1]
     return f"{100 * accuracy:.1f} % right on {name}"
+
+
+def _likeness(metrics: object) -> str:
+    """Return what was measured last of a model that draws faces."""
+    measured = list(metrics.items()) if isinstance(metrics, dict) else []
+    for name, figures in reversed(measured):
+        if "psnr_db" in figures:
+            agreed = f"an independent judge agrees with {figures['reenact_mean']:.0%}"
+            return f"{figures['psnr_db']:.1f} dB, {agreed} on {name}"
+        if "expression_kept" in figures:
+            return f"expression kept in {figures['expression_kept']:.0%} on {name}"
+    return "not measured"
 
 
 def print_cameras() -> None:

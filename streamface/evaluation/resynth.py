@@ -22,7 +22,7 @@ from streamface.backends.onnx_runtime import ort
 from streamface.card import read_onnx
 from streamface.classify import analyze
 from streamface.errors import UsageError
-from streamface.evaluation.classifiers import mean, training_faces
+from streamface.evaluation.classifiers import mean, record, training_faces
 from streamface.evaluation.judges import SAME_PERSON, EmotionJudge, IdentityJudge, crops_of
 from streamface.frame import EMOTIONS, Face, Frame, Planes
 from streamface.model import DEFAULT_MODELS, Model, card_path
@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from streamface.frame import BatchF32, ImageU8, PointsF32
 
 _CHUNK: Final = 16
+_HEADER: Final = ("task", "model", "prior", "judge", "sha256", "prior_sha256", "provider")
+_OF_PRIOR: Final = (
+    "faces", "reidentified", "strangers", "originals", "expression", "generated", "nearest",
+    "ms_per_face_synth",
+)  # fmt: skip
+"""How the names of figures begin that are the inventor's rather than the reenactor's."""
 _PEAK: Final = 255.0
 _WINDOW_PX: Final = 11
 _SIGMA_PX: Final = 1.5
@@ -140,6 +146,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="faces invented for each emotion (default: %(default)s)",
     )
     parser.add_argument(
+        "--record", action="store_true", help="write the figures into the models' cards too"
+    )
+    parser.add_argument(
         "--nearest",
         type=Path,
         metavar="PNG",
@@ -189,6 +198,12 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             report |= _nearest(args, made, before, judges.identity, nets.inventor.card)
         if args.grid is not None:
             _draw_people(sitters, nets, args)
+    if args.record:
+        drawn = {name for name in report if name.startswith(_OF_PRIOR)}
+        common = {"data": report["data"], "split": report["split"]}
+        kept = [name for name in report if name not in drawn and name not in _HEADER]
+        record({**common, **{name: report[name] for name in kept}}, args.model)
+        record({**common, **{name: report[name] for name in report if name in drawn}}, args.prior)
     return report
 
 
