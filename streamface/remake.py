@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from streamface.card import InputSpec
     from streamface.classify import Predictor
-    from streamface.frame import BatchF32, Face, Frame
+    from streamface.frame import BatchF32, Face, Frame, PointsF32
     from streamface.resynth import Inventor, Reenactor
 
 _log = logging.getLogger(__name__)
@@ -37,8 +37,14 @@ _log = logging.getLogger(__name__)
 REMAKE_BATCH_FRAMES: Final = 2
 _MOST_MAGNIFIED: Final = 2.5
 """Pixels of the crop in one of the frame: of a smaller face a change could hardly be seen."""
-_STEADY_S: Final = 0.1
-"""Time constant over which what is drawn of a still face is averaged."""
+_STEADY_S: Final = 0.3
+"""Time constant over which what is drawn of a still face is averaged, and where it is cut."""
+_DEAF_LEVELS: Final = 3.0
+"""Differences of a still face's pixels up to this many levels are not followed at all."""
+_EXPRESSION_S: Final = 0.1
+"""Time constant over which an expression is averaged before somebody else shows it."""
+_FREE_MOVE: Final = 0.12
+"""Movement of a landmark, in distances between eyes and mouth, that is followed at once."""
 _STILL_LEVELS: Final = 6.0
 """Change of the source, in levels, at which that averaging has all but stopped."""
 _FORGET_S: Final = 2.0
@@ -85,6 +91,8 @@ class _Job(NamedTuple):
 
     frame: Frame
     face: Face
+    landmarks_px: PointsF32
+    """Where it is cut and put back: the face's own landmarks, calmed."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -96,37 +104,68 @@ class _Memory:
     """What was last drawn of a track."""
 
     time_s: float
+    landmarks_px: PointsF32
     crop: NDArray[np.float32]
     """(3, S, S) in -1..1: the source."""
-    drawn: list[NDArray[np.float32]] = field(default_factory=list)
+    drawn: list[NDArray[np.float32]]
     """(3, S, S) pictures each."""
+    noise: float = 0.0
+    """How much pixels of the crop change where nothing moves, in levels."""
 
 
 class Steadier:
     """Averages what is drawn of a face over time wherever the source itself stands still.
 
-    Codes flip between neighbours with the camera's noise; a face would shimmer with them.
+    Codes flip between neighbours with the camera's noise and with the landmarks' own trembling; a
+    face would shimmer with them.
     """
 
     def __init__(self) -> None:
         self._tracks: dict[tuple[int, int], _Memory] = {}
 
+    def job(self, frame: Frame, face: Face) -> _Job:
+        """Return a face to be re-made, its landmarks calmed.
+
+        A face is put back where it was cut, so landmarks that lag behind a little do no harm.
+        """
+        points = face.landmarks_px
+        before = self._before((frame.stream, face.track_id), frame.time_s)
+        if before is not None:
+            moved = np.abs(points - before.landmarks_px).max() / max(_height_of(points), 1.0)
+            follow = 1 - math.exp(-(frame.time_s - before.time_s) / _STEADY_S)
+            follow = min(1.0, max(follow, moved / _FREE_MOVE))
+            points = before.landmarks_px + np.float32(follow) * (points - before.landmarks_px)
+        return _Job(frame, face, points)
+
     def steady(
-        self,
-        key: tuple[int, int],
-        time_s: float,
-        crop: NDArray[np.float32],
-        drawn: Sequence[NDArray[np.float32]],
+        self, job: _Job, crop: NDArray[np.float32], drawn: Sequence[NDArray[np.float32]]
     ) -> list[NDArray[np.float32]]:
-        """Return the (3, S, S) pictures of a track, calmed; ``crop`` is what they were made of."""
-        before = self._tracks.get(key)
-        calm = list(drawn)
-        if before is not None and 0 < time_s - before.time_s < _FORGET_S:
-            keep = math.exp(-(time_s - before.time_s) / _STEADY_S)
-            share = keep * _stillness(crop, before.crop)
-            calm = [new + share * (old - new) for new, old in zip(drawn, before.drawn, strict=True)]
-        self._tracks[key] = _Memory(time_s, crop.copy(), calm)
+        """Return the (3, S, S) pictures of a face, calmed; ``crop`` is what they were made of."""
+        before = self._before(job.key, job.frame.time_s)
+        calm, noise = list(drawn), 0.0
+        if before is not None:
+            keep = math.exp(-(job.frame.time_s - before.time_s) / _STEADY_S)
+            change = _change(crop, before.crop)
+            still = np.exp(-((change / np.float32(_STILL_LEVELS)) ** 2))
+            calm = [
+                _followed(old, new, still, keep)
+                for new, old in zip(drawn, before.drawn, strict=True)
+            ]
+            noise = keep * before.noise + (1 - keep) * float(np.median(change))
+        self._tracks[job.key] = _Memory(
+            job.frame.time_s, job.landmarks_px, crop.copy(), calm, noise
+        )
         return calm
+
+    def noise(self, job: _Job) -> float:
+        """Return how much pixels of a face's crops change from frame to frame, in levels."""
+        before = self._tracks.get(job.key)
+        return before.noise if before is not None else 0.0
+
+    def _before(self, key: tuple[int, int], time_s: float) -> _Memory | None:
+        before = self._tracks.get(key)
+        fresh = before is not None and 0 < time_s - before.time_s < _FORGET_S
+        return before if fresh else None
 
     def forget(self, frames: Iterable[Frame]) -> None:
         """Drop tracks that were not seen for long."""
@@ -157,9 +196,13 @@ class Remake:
 
     def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
         """Re-make the faces of every frame."""
-        jobs = [_Job(frame, face) for frame in items for face in frame.faces]
-        fit = [job for job in jobs if can_be_remade(job.face, self._model.spec)]
-        self.tally.skipped += len(jobs) - len(fit)
+        faces = [(frame, face) for frame in items for face in frame.faces]
+        fit = [
+            self._steadier.job(frame, face)
+            for frame, face in faces
+            if can_be_remade(face, self._model.spec)
+        ]
+        self.tally.skipped += len(faces) - len(fit)
         chosen, rest = _largest_first(fit, self._budget.faces(len(fit), len(items)))
         began_s = time.monotonic()
         self._remake(chosen)
@@ -173,9 +216,9 @@ class Remake:
         made, plain = self._model.remake(crops, asked(self._emotion, len(jobs)))
         wholly = self._emotion == "same"
         for job, crop, *drawn in zip(jobs, crops, made, plain, strict=True):
-            new, base = self._steadier.steady(job.key, job.frame.time_s, crop, drawn)
+            new, base = self._steadier.steady(job, crop, drawn)
             patch = Patch(new, None if wholly else base, self._mask)
-            paste(job.frame.planes, job.face.landmarks_px, self._model.spec, patch)
+            paste(job.frame.planes, job.landmarks_px, self._model.spec, patch)
         self.tally.remade += len(jobs)
 
     def finish(self) -> Sequence[Frame]:
@@ -222,7 +265,11 @@ class StandIns:
 
         The others are as they were: whoever calls must cover them.
         """
-        fit = [_Job(frame, face) for face in faces if can_be_remade(face, self._model.spec)]
+        fit = [
+            self._steadier.job(frame, face)
+            for face in faces
+            if can_be_remade(face, self._model.spec)
+        ]
         self.tally.skipped += len(faces) - len(fit)
         chosen, rest = _largest_first(fit, self._budget.faces(len(fit)))
         self.tally.hurried += len(rest)
@@ -248,11 +295,20 @@ class StandIns:
         )
         for job, crop, drawn in zip(jobs, crops, made, strict=True):
             lit = lit_as(drawn, crop)
-            (new,) = self._steadier.steady(job.key, job.frame.time_s, crop, [lit])
-            planes, landmarks = job.frame.planes, job.face.landmarks_px
-            patch = Patch(new, None, self._mask, grain_of(planes, landmarks))
-            paste(planes, landmarks, spec, patch, seed=job.frame.index)
+            (new,) = self._steadier.steady(job, crop, [lit])
+            patch = Patch(new, None, self._mask, self._grain(job))
+            paste(job.frame.planes, job.landmarks_px, spec, patch, seed=job.frame.index)
         self.tally.remade += len(jobs)
+
+    def _grain(self, job: _Job) -> float:
+        """Return the noise that a face is given: as fine as the source's, and no livelier.
+
+        What an encoder has frozen is no noise but a pattern; a new one every frame would flicker.
+        """
+        to_crop = similarity(job.landmarks_px, self._model.spec.landmarks_px)
+        averaged = 1 / math.hypot(to_crop[0, 0], to_crop[1, 0])  # pixels of the frame in one
+        lively = self._steadier.noise(job) * max(1.0, averaged)
+        return min(lively, grain_of(job.frame.planes, job.landmarks_px))
 
     def _person(self, job: _Job, seen: NDArray[np.float32]) -> _Person:
         person = self._people.get(job.key)
@@ -264,7 +320,7 @@ class StandIns:
         if person.expression is None or elapsed_s < 0:
             person.expression = seen.copy()
         else:
-            share = 1 - math.exp(-elapsed_s / _STEADY_S)
+            share = 1 - math.exp(-elapsed_s / _EXPRESSION_S)
             person.expression = person.expression + np.float32(share) * (seen - person.expression)
         person.time_s = job.frame.time_s
         return person
@@ -288,7 +344,7 @@ def crops_of(jobs: Sequence[_Job], spec: InputSpec) -> BatchF32:
     """Return (N, C, H, W) crops of some faces."""
     crops = np.empty((len(jobs), *spec.shape), np.float32)
     for crop, job in zip(crops, jobs, strict=True):
-        crop_into(job.frame.planes, job.face.landmarks_px, spec, crop)
+        crop_into(job.frame.planes, job.landmarks_px, spec, crop)
     return crops
 
 
@@ -317,13 +373,23 @@ def lit_as(drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.
     return np.asarray(np.clip(drawn + smooth.transpose(2, 0, 1), 0, 255), np.float32)
 
 
-def _stillness(now: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (S, S) from 0, moved, to 1, still, of two (3, S, S) crops in -1..1."""
+def _followed(
+    old: NDArray[np.float32], new: NDArray[np.float32], still: NDArray[np.float32], keep: float
+) -> NDArray[np.float32]:
+    """Return a (3, S, S) picture between two; still: (S, S) 0..1, how much holds ``old`` back."""
+    away = new - old
+    deaf = np.float32(_DEAF_LEVELS) * still
+    away -= np.clip(away, -deaf, deaf)
+    away *= 1 - np.float32(keep) * still
+    return np.asarray(old + away, np.float32)
+
+
+def _change(now: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (S, S) how much two (3, S, S) crops in -1..1 differ around each pixel, in levels."""
     import cv2
 
     change = np.abs(now - before).mean(0) * np.float32(127.5)
-    change = cv2.blur(change, (5, 5))  # noise of single pixels is not movement
-    return np.asarray(np.exp(-((change / _STILL_LEVELS) ** 2)), np.float32)
+    return np.asarray(cv2.blur(change, (5, 5)), np.float32)  # a single pixel is no movement
 
 
 def _largest_first(jobs: Sequence[_Job], count: int) -> tuple[list[_Job], list[_Job]]:
@@ -334,6 +400,12 @@ def _largest_first(jobs: Sequence[_Job], count: int) -> tuple[list[_Job], list[_
     kept = set(by_size[:count])
     chosen = [job for i, job in enumerate(jobs) if i in kept]
     return chosen, [job for i, job in enumerate(jobs) if i not in kept]
+
+
+def _height_of(landmarks_px: PointsF32) -> float:
+    """Return the distance from eyes to mouth, which turning a head changes least."""
+    eyes, mouth = landmarks_px[:2].mean(0), landmarks_px[3:].mean(0)
+    return float(np.hypot(*(mouth - eyes)))
 
 
 def _height(face: Face) -> float:

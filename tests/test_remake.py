@@ -144,14 +144,33 @@ def test_what_is_drawn_of_a_still_face_is_averaged_and_of_a_moving_one_is_not():
     still = np.zeros((3, SIDE, SIDE), np.float32)
     first, second = np.full_like(still, 100), np.full_like(still, 120)
     steadier = Steadier()
-    assert (steadier.steady((0, 1), 0.0, still, [first])[0] == 100).all()
-    (calm,) = steadier.steady((0, 1), 0.05, still, [second])
-    assert 105 < calm.mean() < 115
+
+    def drawn(index, crop, picture, track_id=1):
+        frame = at(index, BOX, ids=[track_id])
+        (out,) = steadier.steady(steadier.job(frame, frame.faces[0]), crop, [picture])
+        return out
+
+    assert (drawn(0, still, first) == 100).all()
+    calm = drawn(1, still, second)
+    assert 101 < calm.mean() < 110
     moved = np.full_like(still, 0.5)
-    (sudden,) = steadier.steady((0, 1), 0.1, moved, [second])
-    assert sudden.mean() == pytest.approx(120, abs=0.01)
-    (stranger,) = steadier.steady((0, 2), 0.15, moved, [first])
-    assert (stranger == 100).all()
+    assert drawn(2, moved, second).mean() == pytest.approx(120, abs=0.01)
+    assert (drawn(3, moved, first, track_id=2) == 100).all()
+
+
+def test_landmarks_that_tremble_are_calmed_and_a_head_that_moves_is_followed():
+    steadier = Steadier()
+    crop = np.zeros((3, SIDE, SIDE), np.float32)
+
+    def cut_at(index, dx):
+        frame = at(index, (BOX[0] + dx, BOX[1], BOX[2] + dx, BOX[3]))
+        job = steadier.job(frame, frame.faces[0])
+        steadier.steady(job, crop, [crop])
+        return (job.landmarks_px - face(BOX).landmarks_px)[:, 0].mean()
+
+    assert cut_at(0, 0.0) == 0
+    assert 0.1 < cut_at(1, 0.6) < 0.5
+    assert cut_at(2, 20.0) == pytest.approx(20, abs=0.01)
 
 
 def test_somebody_stays_the_same_stand_in_and_two_people_get_two():
