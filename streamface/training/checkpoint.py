@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from _typeshed import DataclassInstance
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -115,6 +117,13 @@ def progress() -> Progress:
     """Return the bar of one epoch."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeRemainingColumn())
+
+
+def identity_of(config: DataclassInstance, **more: object) -> str:
+    """Return what must be the same for a run to go on: all but how many threads work on it."""
+    values = {**more, **dataclasses.asdict(config)}
+    values.pop("threads", None)
+    return json.dumps(values)
 
 
 def append_json(path: Path, values: dict[str, float]) -> None:

@@ -23,7 +23,13 @@ from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
 from streamface.paste import face_mask
 from streamface.training.augment import occlude
-from streamface.training.checkpoint import Checkpoint, append_json, progress, to_channels_last
+from streamface.training.checkpoint import (
+    Checkpoint,
+    append_json,
+    identity_of,
+    progress,
+    to_channels_last,
+)
 from streamface.training.codenets import (
     THUMB_PX,
     Critic,
@@ -454,7 +460,7 @@ def fit(
         torch.optim.Adam(drawing, config.peak_rate, betas=(0.5, 0.99)),
         torch.optim.Adam(critic, config.critic_rate, betas=(0.5, 0.99)),
     ]
-    identity = json.dumps({"net": trainer.name, **dataclasses.asdict(config)})
+    identity = identity_of(config, net=trainer.name)
     state = Checkpoint(trainer, optimizers, rng, identity)
     start = state.load(run_dir) if resume else 0
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from dataclasses import dataclass, field
@@ -13,7 +12,13 @@ import numpy as np
 import torch
 
 from streamface.errors import ModelError
-from streamface.training.checkpoint import Checkpoint, append_json, progress, to_channels_last
+from streamface.training.checkpoint import (
+    Checkpoint,
+    append_json,
+    identity_of,
+    progress,
+    to_channels_last,
+)
 from streamface.training.data import FAIRFACE_SIDE_PX
 from streamface.training.loop import rate_share
 from streamface.training.vq import VqConfig, VqVae, edges, ssim
@@ -75,7 +80,7 @@ def fit(
     net = VqVae(config.net)
     to_channels_last(net)
     optimizer = torch.optim.Adam(net.parameters(), config.peak_rate, betas=(0.9, 0.99))
-    run = Checkpoint(net, [optimizer], rng, json.dumps(dataclasses.asdict(config)))
+    run = Checkpoint(net, [optimizer], rng, identity_of(config))
     start = run.load(run_dir) if resume else 0
     run_dir.mkdir(parents=True, exist_ok=True)
     steps = max(1, len(train) // config.batch_size)
@@ -127,7 +132,8 @@ def load(run_dir: Path) -> VqVae:
     codes = net.get_buffer("codebook.codes")
     codes.copy_(torch.nn.functional.normalize(codes, dim=1))  # averaging shortened them a little
     to_channels_last(net)
-    return net.eval().requires_grad_(requires_grad=False)
+    net.eval().requires_grad_(requires_grad=False)
+    return net
 
 
 def score(net: VqVae, pictures: Tensor) -> dict[str, float]:
