@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         threads=args.threads,
         amp=args.amp,
+        critic_rate=args.critic_rate,
     )
     note_commit(args.out, resume=args.resume)
     torch.manual_seed(args.seed)
@@ -80,6 +81,9 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument(
+        "--critic-rate", type=float, default=1.2e-3, help="learning rate of the critic: 1.2e-3"
+    )
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--amp", action="store_true", help="bfloat16, where the CPU has it")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
