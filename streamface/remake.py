@@ -18,7 +18,7 @@ import numpy as np
 from streamface.align import similarity
 from streamface.anonymize import cover, with_margin
 from streamface.classify import can_be_aligned
-from streamface.paste import Patch, face_mask, grain_of, paste
+from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
 from streamface.resynth import asked
 
@@ -256,7 +256,7 @@ class StandIns:
         self._emotion = emotion
         self._budget = budget or Budget(None)
         self._steadier = Steadier()
-        self._mask = face_mask(model.spec)
+        self._mask = head_mask(model.spec)
         self._people: dict[tuple[int, int], _Person] = {}
         self._entropy = np.random.SeedSequence(seed).entropy
 
@@ -359,11 +359,11 @@ def female_of(face: Face) -> float:
 def lit_as(drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a (3, S, S) picture, 0..255, with the light and colour of a crop in -1..1.
 
-    Both are compared over 8 x 8 cells, which is all that may be known of the source.
+    Both are compared over 4 x 4 cells, which is all that may be known of the source.
     """
     import cv2
 
-    cells = 8
+    cells = 4
     side = drawn.shape[1]
     source = (crop + 1) * 127.5
     away = (source - drawn).reshape(3, cells, side // cells, cells, side // cells).mean((2, 4))

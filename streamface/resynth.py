@@ -1,7 +1,7 @@
 """Faces re-made by the code nets: crops in, pictures out, batched over faces, frames and streams.
 
 ``Reenactor`` gives a face another emotion. ``Inventor`` draws somebody who does not exist: all it
-is told of a face is a thumbnail of 8 x 8 pixels, seven probabilities of its expression and, if
+is told of a face is a thumbnail of 4 x 4 pixels, seven probabilities of its expression and, if
 that is wanted, a gender; who it becomes lies in a key of random numbers.
 """
 
@@ -129,7 +129,7 @@ class Inventor(_CodeNet):
     ) -> BatchF32:
         """Return (N, 3, S, S) RGB, 0..255: somebody else in the pose and light of each crop.
 
-        crops: (N, 3, S, S) by ``crop_into``, of which the net sees 8 x 8 means. expressions:
+        crops: (N, 3, S, S) by ``crop_into``, of which the net sees 4 x 4 means. expressions:
         (N, 7) probabilities. females: (N,) -1 male to 1 female, 0 for no matter. keys: (N,
         key_width) standard normal.
         """

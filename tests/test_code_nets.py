@@ -49,7 +49,7 @@ def crops(count, seed=0):
 
 def thumbs():
     sign = torch.tensor([[-1.0], [1.0]]).repeat(30, 1)
-    return export_resynth.Thumbs(torch.rand(60, 3, 8, 8) * 2 - 1, sign, width=5)
+    return export_resynth.Thumbs(torch.rand(60, 3, 4, 4) * 2 - 1, sign, width=5)
 
 
 def test_an_editor_starts_by_changing_nothing_and_never_changes_what_nobody_asked_for():
@@ -61,7 +61,7 @@ def test_an_editor_starts_by_changing_nothing_and_never_changes_what_nobody_aske
     assert torch.equal(editor(vectors, torch.zeros(2, 7)), vectors)
 
 
-def test_an_inventor_sees_nothing_of_a_face_but_the_means_of_64_cells(tmp_path):
+def test_an_inventor_sees_nothing_of_a_face_but_the_means_of_16_cells(tmp_path):
     graph = export_resynth.InventorGraph(code_net(), codenets.Inventor(INVENTOR), thumbs())
     export_resynth.export(graph, "prior", tmp_path, side_px=SIDE, trained={})
     model = ShippedInventor.open(tmp_path / "prior.json")
@@ -122,7 +122,7 @@ def test_a_card_of_the_other_kind_is_refused(tmp_path):
 
 
 def test_random_thumbnails_have_the_means_of_their_gender():
-    flat = torch.cat((torch.full((40, 3, 8, 8), -0.5), torch.full((40, 3, 8, 8), 0.5)))
+    flat = torch.cat((torch.full((40, 3, 4, 4), -0.5), torch.full((40, 3, 4, 4), 0.5)))
     sign = torch.cat((-torch.ones(40, 1), torch.ones(40, 1)))
     drawn = export_resynth.Thumbs(flat + 0.1 * torch.randn_like(flat), sign, width=5)
     scenes = torch.randn(50, 5)

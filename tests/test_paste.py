@@ -15,7 +15,7 @@ from streamface.align import transform
 from streamface.card import InputSpec
 from streamface.frame import Colour, Planes
 from streamface.kernels.paste import blend_field
-from streamface.paste import Patch, face_mask, grain_of, paste
+from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
 
 SIDE = 48
@@ -373,3 +373,11 @@ def test_wrong_patches_and_landmarks_are_refused():
 def test_fields_are_made_finer_for_large_faces_and_coarser_for_small_ones():
     sizes = [pasting._field_size((48, 40), density) for density in (0.1, 0.6, 1.0, 1.4, 2.1, 90.0)]
     assert sizes == [(192, 160), (96, 80), (48, 40), (48, 40), (24, 20), (1, 1)]
+
+
+def test_the_mask_of_a_head_leaves_little_of_the_crop_to_see():
+    mask = head_mask(SPEC)
+    edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    assert not edge.any()
+    assert mask.mean() > 0.75
+    assert (mask >= face_mask(SPEC) - 1e-3).all()

@@ -7,7 +7,7 @@ ever makes a pixel itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from streamface.frame import EMOTIONS
 
-THUMB_PX = 8
-"""Side of all that the inventor sees of a face: what a covered head is left with as well."""
+THUMB_PX: Final = 4
+"""Side of all that the inventor sees of a face. At 8 a recogniser still knew every second person by
+the thumbnail alone; at 4 it knows no more than chance (engines/README.md)."""
+_GRID: Final = 8
+"""Side of the inventor's coarse grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class Inventor(nn.Module):
             nn.Linear(len(EMOTIONS) + 1 + config.key_width, style), nn.SiLU(),
             nn.Linear(style, style), nn.SiLU(),
         )  # fmt: skip
-        self.place = nn.Parameter(torch.randn(1, coarse, THUMB_PX, THUMB_PX) * 0.5)
+        self.place = nn.Parameter(torch.randn(1, coarse, _GRID, _GRID) * 0.5)
         self.enter = nn.Conv2d(3, coarse, 3, 1, 1)
         self.blocks = nn.ModuleList(StyledBlock(coarse, style) for _ in range(config.depth))
         self.up = nn.Conv2d(coarse, fine * 4, 3, 1, 1)
@@ -123,11 +126,12 @@ class Inventor(nn.Module):
     def forward(self, thumbs: Tensor, expressions: Tensor, females: Tensor, keys: Tensor) -> Tensor:
         """Return (N, D, 16, 16) vectors, not yet of length one.
 
-        thumbs: (N, 3, 8, 8) in -1..1. expressions: (N, 7) shares of EMOTIONS. females: (N, 1), -1
+        thumbs: (N, 3, 4, 4) in -1..1. expressions: (N, 7) shares of EMOTIONS. females: (N, 1), -1
         male to 1 female, 0 unknown. keys: (N, key_width).
         """
         style = self.style(torch.cat((2 * expressions, females, keys), 1))
-        x = self.enter(thumbs) + self.place
+        x = F.interpolate(thumbs, (_GRID, _GRID), mode="bilinear", align_corners=False)
+        x = self.enter(x) + self.place
         for block in self.blocks:
             x = block(x, style)
         x = F.pixel_shuffle(self.up(F.silu(x)), 2)

@@ -48,7 +48,7 @@ class ReenactorGraph(nn.Module):
 
 
 class InventorGraph(nn.Module):
-    """Crops, of which 8 x 8 means are looked at, or random scenes, to pictures of somebody else."""
+    """Crops, of which 4 x 4 means are looked at, or random scenes, to pictures of somebody else."""
 
     def __init__(self, vqvae: VqVae, inventor: Inventor, thumbs: Thumbs) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Thumbs(nn.Module):
     """Random thumbnails: a Gaussian of principal components, one for each gender."""
 
     def __init__(self, thumbs: Tensor, females: Tensor, width: int = SCENE_WIDTH) -> None:
-        """thumbs: (N, 3, 8, 8) of photographs in -1..1. females: (N, 1), -1 or 1."""
+        """thumbs: (N, 3, 4, 4) of photographs in -1..1. females: (N, 1), -1 or 1."""
         super().__init__()
         means, bases = [], []
         for sign in (-1, 1):
@@ -91,7 +91,7 @@ class Thumbs(nn.Module):
         self.register_buffer("bases", torch.stack(bases))
 
     def forward(self, scenes: Tensor, females: Tensor) -> Tensor:
-        """Return (N, 3, 8, 8) of (N, width) standard normal numbers."""
+        """Return (N, 3, 4, 4) of (N, width) standard normal numbers."""
         means, bases = cast("Tensor", self.means), cast("Tensor", self.bases)
         share = (females + 1) / 2
         male, female = (means[i] + scenes @ bases[i] for i in (0, 1))

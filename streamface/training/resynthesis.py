@@ -52,7 +52,7 @@ from streamface.training.vq import edges, ssim
 from streamface.training.vqvae import write_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from streamface.training.vq import VqVae
@@ -71,6 +71,8 @@ class EditWeights:
 
     emotion: float = 0.25
     """Cross-entropy of both heads of the emotion net."""
+    urgency: tuple[float, ...] = (1.0, 2.0, 1.2, 0.8, 1.0, 1.5, 0.9)
+    """Of each of EMOTIONS, by which ``emotion`` is multiplied: some take more of a change."""
     likeness: float = 4.0
     """Mean absolute change of brightness."""
     colour: float = 10.0
@@ -176,7 +178,7 @@ class FaceBatch:
 
     @property
     def thumbs(self) -> Tensor:
-        """(B, 3, 8, 8)."""
+        """(B, 3, 4, 4)."""
         return F.adaptive_avg_pool2d(self.pictures, THUMB_PX)
 
 
@@ -271,7 +273,7 @@ class EditTrainer(nn.Module):
         shown = (batch.expressions * asked).sum(1)
         change = made - batch.pictures
         loss = (
-            weights.emotion * _both_heads(logits, wanted)
+            weights.emotion * _both_heads(logits, wanted, weights.urgency)
             + (_priced(change, cast("Tensor", self.prices), weights) * (0.5 + shown)).mean()
             + weights.critic * _pleases(self.critic, made)
             + weights.codes * commitment
@@ -547,12 +549,12 @@ def _pleases(critic: Critic, pictures: Tensor) -> Tensor:
     return -score
 
 
-def _both_heads(logits: Tensor, wanted: Tensor) -> Tensor:
+def _both_heads(logits: Tensor, wanted: Tensor, urgency: Sequence[float]) -> Tensor:
     """Cross-entropy of FER-2013's answer and, at half the weight, of FER+'s more cautious one."""
     one, other = torch.split(logits, _CLASSES, 1)
-    return F.cross_entropy(one, wanted, label_smoothing=0.05) + 0.5 * F.cross_entropy(
-        other, wanted, label_smoothing=0.1
-    )
+    wrong = F.cross_entropy(one, wanted, label_smoothing=0.05, reduction="none")
+    wrong = wrong + 0.5 * F.cross_entropy(other, wanted, label_smoothing=0.1, reduction="none")
+    return (wrong * torch.tensor(urgency)[wanted]).mean()
 
 
 def _soft_heads(logits: Tensor, wanted: Tensor) -> Tensor:
