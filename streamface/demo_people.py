@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from streamface.frame import Colour, Planes
-from streamface.resynth import INVENT_MODEL, Inventor, expression
+from streamface.resynth import Imagination, expression
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,6 @@ _CHANGE_S: Final = 0.8
 """How long one expression takes to become the next, which then stays."""
 _STEPS: Final = 8
 """The net draws a change in so many steps; what is shown between them is a blend."""
-_CALM: Final = np.float32(0.7)
-"""Scenes are drawn nearer to the mean than chance has them: fewer odd poses, evener light."""
 _BACKDROP_RGB: Final = ((203, 208, 212), (118, 128, 140))
 """Its top and its bottom."""
 _FRAME_RGB: Final = (244, 240, 232)
@@ -150,7 +148,7 @@ def frames(
 
 def _render(size_px: tuple[int, int], times_s: Iterator[Fraction]) -> Iterator[Planes]:
     """Yield a picture of each time; the thread that asks for them opens and closes the net."""
-    model = Inventor.open(INVENT_MODEL)
+    model = Imagination.open()
     try:
         backdrop = _backdrop(size_px)
         portraits = [_Portrait(model, person) for person in _PEOPLE]
@@ -166,12 +164,12 @@ def _render(size_px: tuple[int, int], times_s: Iterator[Fraction]) -> Iterator[P
 class _Portrait:
     """One person; the net draws each expression when the clip first comes to it."""
 
-    def __init__(self, model: Inventor, person: _Person) -> None:
+    def __init__(self, model: Imagination, person: _Person) -> None:
         rng = np.random.default_rng(person.seed)
         self._person = person
         self._model = model
         self._key = model.draw_keys(1, rng)
-        self._scene = model.draw_scenes(1, rng) * _CALM
+        self._scene = model.draw_scenes(1, rng)
         self._crop_px = model.spec.size_px[0] * _ENLARGED
         self._frame = _frame(self._crop_px)
         self._drawn: dict[bytes, _Medallion] = {}

@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from streamface.atomic import AtomicPath, sink_error
 from streamface.errors import UsageError
 from streamface.frame import EMOTIONS, GENDERS
-from streamface.resynth import INVENT_MODEL, Inventor, expression
+from streamface.resynth import INVENT_MODEL, Imagination, expression
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -119,7 +119,7 @@ class Options:
 def run(options: Options) -> None:
     """Draw the faces and write them. Raises UsageError, ModelError, SinkError."""
     emotions, targets = options.emotions, _targets(options)
-    model = Inventor.open(options.model)
+    model = Imagination.open(options.model)
     try:
         with _opened(targets, options) as files:
             made = faces(
@@ -135,7 +135,7 @@ def run(options: Options) -> None:
 
 
 def faces(
-    model: Inventor,
+    model: Imagination,
     emotions: Sequence[str],
     females: BatchF32,
     seed: int,

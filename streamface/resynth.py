@@ -31,6 +31,8 @@ SAME: Final = "same"
 """What ``--reenact`` takes beside EMOTIONS: through the codes and back."""
 SURE: Final = 0.95
 """Share of an emotion asked for in an invented face; the net was taught with .7 to 1."""
+_CALM_KEYS: Final = np.float32(0.7)
+_CALM_SCENES: Final = np.float32(0.7)
 _KINDS: Final = {
     "reenactor": ("emotions",),
     "inventor": ("scenes", "own", "expressions", "females", "keys"),
@@ -138,13 +140,6 @@ class Inventor(_CodeNet):
         own = np.ones((count, 1), np.float32)
         return self._run(crops, scenes, own, expressions, females[:, None], keys)[0]
 
-    def invent(
-        self, expressions: BatchF32, females: BatchF32, rng: np.random.Generator
-    ) -> BatchF32:
-        """Return (N, 3, S, S) RGB, 0..255: faces, light and surroundings drawn from ``rng``."""
-        keys = self.draw_keys(len(expressions), rng)
-        return self.draw(expressions, females, keys, self.draw_scenes(len(keys), rng))
-
     def draw(
         self, expressions: BatchF32, females: BatchF32, keys: BatchF32, scenes: BatchF32
     ) -> BatchF32:
@@ -160,6 +155,65 @@ class Inventor(_CodeNet):
     def draw_scenes(self, count: int, rng: np.random.Generator) -> BatchF32:
         """Return (count, W) random thumbnails: pose, light, hair and background in outline."""
         return rng.standard_normal((count, *self.card.conditions["scenes"]), np.float32)
+
+
+class Imagination:
+    """Faces of nobody, from nothing but random numbers: invented, then edited.
+
+    The inventor draws a face with an expression, and the reenactor, which learned nothing but
+    expressions, makes it plain. Keys and scenes are drawn nearer to their means than chance has
+    them, which makes for fewer odd faces (truncation, Brock et al. 2019).
+    """
+
+    def __init__(self, inventor: Inventor, reenactor: Reenactor) -> None:
+        self._inventor = inventor
+        self._reenactor = reenactor
+
+    @classmethod
+    def open(
+        cls, inventor: str | Path = INVENT_MODEL, reenactor: str | Path = REENACT_MODEL
+    ) -> Self:
+        """Open both models; errors as of ``Model.open``."""
+        return cls(Inventor.open(inventor), Reenactor.open(reenactor))
+
+    @property
+    def card(self) -> ModelCard:
+        """The inventor's."""
+        return self._inventor.card
+
+    @property
+    def spec(self) -> InputSpec:
+        """How the faces lie in their pictures."""
+        return self._inventor.spec
+
+    def draw_keys(self, count: int, rng: np.random.Generator) -> BatchF32:
+        """Return (count, key_width) random people."""
+        return self._inventor.draw_keys(count, rng) * _CALM_KEYS
+
+    def draw_scenes(self, count: int, rng: np.random.Generator) -> BatchF32:
+        """Return (count, W) random thumbnails."""
+        return self._inventor.draw_scenes(count, rng) * _CALM_SCENES
+
+    def invent(
+        self, expressions: BatchF32, females: BatchF32, rng: np.random.Generator
+    ) -> BatchF32:
+        """Return (N, 3, S, S) RGB, 0..255: faces, light and surroundings drawn from ``rng``."""
+        keys = self.draw_keys(len(expressions), rng)
+        return self.draw(expressions, females, keys, self.draw_scenes(len(keys), rng))
+
+    def draw(
+        self, expressions: BatchF32, females: BatchF32, keys: BatchF32, scenes: BatchF32
+    ) -> BatchF32:
+        """Return (N, 3, S, S) RGB of given keys and scenes; see ``Inventor.draw``."""
+        drawn = self._inventor.draw(expressions, females, keys, scenes)
+        crops = (drawn / np.float32(127.5) - 1).astype(np.float32)
+        made, plain = self._reenactor.remake(crops, expressions)
+        return np.asarray(np.clip(drawn + made - plain, 0, 255), np.float32)
+
+    def close(self) -> None:
+        """Release both."""
+        self._inventor.close()
+        self._reenactor.close()
 
 
 def asked(emotion: str, count: int = 1) -> BatchF32:

@@ -13,7 +13,7 @@ from streamface import demo, demo_people
 from streamface.detect import YuNetDetector, find_model
 from streamface.frame import EMOTIONS, Planes
 from streamface.preprocess import crop_into
-from streamface.resynth import INVENT_MODEL, Inventor
+from streamface.resynth import Imagination
 
 
 class FakeInventor:
@@ -49,7 +49,7 @@ def net(monkeypatch):
 
 
 def stand_in(monkeypatch, inventor):
-    monkeypatch.setattr(demo_people, "Inventor", SimpleNamespace(open=lambda _name: inventor))
+    monkeypatch.setattr(demo_people, "Imagination", SimpleNamespace(open=lambda: inventor))
     return inventor
 
 
@@ -205,7 +205,7 @@ def test_a_face_of_such_crops_is_found_nearly_all_the_time(monkeypatch):
     """The layout must not hide one: here with a real face, whatever the net can do."""
     detector = YuNetDetector(find_model())
     portrait = Planes.from_rgb(demo.portrait())
-    net = Inventor.open(INVENT_MODEL)
+    net = Imagination.open()
     crop = np.empty(net.spec.shape, np.float32)
     crop_into(portrait, detector.detect(portrait)[0].landmarks_px, net.spec, crop)
     net.close()

@@ -13,7 +13,7 @@ from streamface import cli, generate
 from streamface.errors import UsageError
 from streamface.frame import EMOTIONS
 from streamface.generate import Options
-from streamface.resynth import INVENT_MODEL, Inventor
+from streamface.resynth import INVENT_MODEL, Imagination
 
 SIDE_PX = 8
 TOLD = f"generated face, no real person (streamface generate, model {INVENT_MODEL}, seed 7)"
@@ -43,7 +43,7 @@ class FakeInventor:
 @pytest.fixture
 def fake(monkeypatch):
     """No net is run."""
-    monkeypatch.setattr(generate, "Inventor", FakeInventor)
+    monkeypatch.setattr(generate, "Imagination", FakeInventor)
     monkeypatch.setattr(FakeInventor, "opened", 0)
     yield
     assert FakeInventor.opened == 0
@@ -69,7 +69,7 @@ def breaking_save(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model():
-    inventor = Inventor.open(INVENT_MODEL)
+    inventor = Imagination.open()
     yield inventor
     inventor.close()
 

@@ -31,6 +31,7 @@ from streamface.resynth import (
     INVENT_MODEL,
     REENACT_MODEL,
     SAME,
+    Imagination,
     Inventor,
     Reenactor,
     asked,
@@ -176,7 +177,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         nets = _open(args, opened)
         sitters = _sitters(args, nets.gender)
         before = _judged(sitters, _as_they_are(sitters), judges)
-        made = _invented(nets.inventor, judges, args)
+        made = _invented(nets, judges, args)
         report = {
             "task": "resynth",
             "model": nets.reenactor.card.name,
@@ -460,17 +461,19 @@ def _told_apart(whom: BatchF32, pairs: tuple[NDArray[np.int64], NDArray[np.int64
 # -- out of nothing
 
 
-def _invented(inventor: Inventor, judges: Judges, args: argparse.Namespace) -> Generated:
+def _invented(nets: Nets, judges: Judges, args: argparse.Namespace) -> Generated:
     """Invent as many faces of every emotion, half of them women, and have them judged."""
     rng = np.random.default_rng(args.seed)
     count = args.generated
+    imagination = Imagination(nets.inventor, nets.reenactor)
     females = np.where(np.arange(count) % 2, -1, 1).astype(np.float32)
     pictures: list[ImageU8] = []
     for name in EMOTIONS:
         expressions = np.tile(expression(name), (count, 1))
-        pictures += map(_enlarged, inventor.invent(expressions, females, rng))
-    scale = FAIRFACE_SIDE_PX / inventor.spec.size_px[0]
-    landmarks = np.tile(inventor.spec.landmarks_px * np.float32(scale), (len(pictures), 1, 1))
+        pictures += map(_enlarged, imagination.invent(expressions, females, rng))
+    spec = imagination.spec
+    scale = FAIRFACE_SIDE_PX / spec.size_px[0]
+    landmarks = np.tile(spec.landmarks_px * np.float32(scale), (len(pictures), 1, 1))
     wanted = np.repeat(np.arange(len(EMOTIONS)), count)
     return Generated(pictures, wanted, judges.see(pictures, landmarks))
 
