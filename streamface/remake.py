@@ -48,6 +48,8 @@ _FREE_MOVE: Final = 0.12
 _STILL_LEVELS: Final = 6.0
 """Change of the source, in levels, at which that averaging has all but stopped."""
 _FORGET_S: Final = 2.0
+_COLOURFUL_LEVELS: Final = 8.0
+"""Mean distance from grey of a face in colour; skin of any kind has twice as much and more."""
 FREE_SHARE: Final = 0.7
 """Of the time between two live frames that may be spent on faces; other threads need some."""
 
@@ -217,6 +219,7 @@ class Remake:
         wholly = self._emotion == "same"
         for job, crop, *drawn in zip(jobs, crops, made, plain, strict=True):
             new, base = self._steadier.steady(job, crop, drawn)
+            new = base + tinted_as(crop, new - base)
             patch = Patch(new, None if wholly else base, self._mask)
             paste(job.frame.planes, job.landmarks_px, self._model.spec, patch)
         self.tally.remade += len(jobs)
@@ -390,6 +393,24 @@ def _change(now: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np
 
     change = np.abs(now - before).mean(0) * np.float32(127.5)
     return np.asarray(cv2.blur(change, (5, 5)), np.float32)  # a single pixel is no movement
+
+
+def tinted_as(crop: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a (3, S, S) change without its colour where a (3, S, S) crop has none.
+
+    The codes know few grey faces, and put colour into lips and eyes.
+    """
+    colour = float(np.abs(crop - _luma(crop)).mean()) * 127.5
+    if colour >= _COLOURFUL_LEVELS:
+        return change
+    grey = _luma(change)
+    return np.asarray(grey + np.float32(colour / _COLOURFUL_LEVELS) * (change - grey), np.float32)
+
+
+def _luma(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (1, S, S): BT.601 will do for what is nearly grey."""
+    weights = np.array((0.299, 0.587, 0.114), np.float32)
+    return np.asarray(np.tensordot(weights, picture, 1)[None], np.float32)
 
 
 def _largest_first(jobs: Sequence[_Job], count: int) -> tuple[list[_Job], list[_Job]]:

@@ -13,7 +13,16 @@ from sample_faces import face, frame
 from streamface.anonymize import Cover, CoverSettings
 from streamface.card import InputSpec
 from streamface.frame import EMOTIONS, Colour, Gender, Planes
-from streamface.remake import Budget, Remake, StandIns, Steadier, can_be_remade, female_of, lit_as
+from streamface.remake import (
+    Budget,
+    Remake,
+    StandIns,
+    Steadier,
+    can_be_remade,
+    female_of,
+    lit_as,
+    tinted_as,
+)
 from streamface.resynth import Remade, asked, expression
 from streamface.settings import REENACTED
 
@@ -236,6 +245,17 @@ def test_light_and_colour_are_those_of_the_crop():
     lit = lit_as(drawn, crop)
     assert lit[0].mean() == pytest.approx(1.5 * 127.5, abs=0.5)
     assert lit[1].mean() == pytest.approx(127.5, abs=0.5)
+
+
+def test_a_grey_face_is_given_no_colour():
+    change = np.zeros((3, SIDE, SIDE), np.float32)
+    change[0] = 30
+    grey, red = np.zeros_like(change), np.zeros_like(change)
+    red[0] = 0.5
+    assert (tinted_as(red, change) == change).all()
+    flat = tinted_as(grey, change)
+    assert np.ptp(flat, axis=0).max() == 0
+    assert flat.mean() == pytest.approx(0.299 * 30, abs=1e-3)
 
 
 def test_what_is_asked_for_names_one_emotion():
