@@ -15,6 +15,7 @@ from streamface.app import Tally
 from streamface.console import RateMeter, panel, progress_line, summary
 from streamface.decode import StreamInfo
 from streamface.pipeline import PipelineStats, StageStats
+from streamface.remake import RemakeTally
 
 
 def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
@@ -33,7 +34,8 @@ def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
                         frames=frames),
         stats=stats,
         pipeline=SimpleNamespace(refresh_queues=lambda: None),
-        cover=None, playlist=SimpleNamespace(inputs=names, failures={}),
+        cover=None, remake=None, stand_ins=None,
+        playlist=SimpleNamespace(inputs=names, failures={}),
         settings=SimpleNamespace(output="out.mp4", data={}),
         warnings=[],
         stopping=False,
@@ -194,3 +196,10 @@ def test_the_panel_needs_a_real_terminal(monkeypatch):
     assert watch(terminal=True, term="dumb") == "log"
     assert watch(terminal=True, to_stdout=True) == "log"
     assert watch(terminal=True, live=False) == "log"
+
+
+def test_the_summary_tells_what_became_of_faces():
+    run = run_of()
+    run.settings.reenact = "happy"
+    run.remake = SimpleNamespace(tally=RemakeTally(remade=5, skipped=2, hurried=1))
+    assert "re-made (happy): 5 faces, 2 too small left alone, 1 blurred to keep up" in summary(run)
