@@ -25,8 +25,8 @@ from streamface.training.resynthesis import EditTrainer, InventTrainer, ResynthC
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from streamface.training.data import GenderData
     from streamface.training.vq import VqVae
 
 _HELD_OUT = 256
@@ -41,9 +41,13 @@ def run(args: argparse.Namespace) -> None:
     data = load_gender(args.data)
     rows, held_out = gender.split_rows(data, args.seed)
     torch.set_num_threads(args.threads)
-    train, few = (
-        _face_set(net, data, chosen, amp=args.amp) for chosen in (rows, held_out[:_HELD_OUT])
-    )
+    pictures = vqvae.pictures(data, rows, net.config.side_px)
+    if args.jitter:
+        pictures = resynthesis.jittered(pictures, args.seed)
+    train = _face_set(net, pictures, data.labels[rows], amp=args.amp)
+    few_rows = held_out[:_HELD_OUT]
+    few_pictures = vqvae.pictures(data, few_rows, net.config.side_px)
+    few = _face_set(net, few_pictures, data.labels[few_rows], amp=args.amp)
     config = ResynthConfig(
         epochs=args.epochs,
         seed=args.seed,
@@ -62,12 +66,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _face_set(
-    net: VqVae, data: GenderData, rows: NDArray[np.int64], *, amp: bool
+    net: VqVae, pictures: Tensor, labels: NDArray[np.int64], *, amp: bool
 ) -> resynthesis.FaceSet:
-    pictures = vqvae.pictures(data, rows, net.config.side_px)
-    labels = torch.from_numpy(data.labels[rows])
-    with commandline.counter("encoding", -(-len(rows) // 64)) as tick:
-        return resynthesis.face_set(net, pictures, labels, amp=amp, tick=tick)
+    with commandline.counter("encoding", -(-len(labels) // 64)) as tick:
+        return resynthesis.face_set(net, pictures, torch.from_numpy(labels), amp=amp, tick=tick)
 
 
 def main() -> int:
@@ -85,6 +87,11 @@ def main() -> int:
         "--critic-rate", type=float, default=1.2e-3, help="learning rate of the critic: 1.2e-3"
     )
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    parser.add_argument(
+        "--jitter",
+        action="store_true",
+        help="turn, shift and scale faces a little, as video has them",
+    )
     parser.add_argument("--amp", action="store_true", help="bfloat16, where the CPU has it")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
     try:

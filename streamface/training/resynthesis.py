@@ -22,7 +22,7 @@ from streamface.card import InputSpec
 from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
 from streamface.paste import face_mask
-from streamface.training.augment import occlude
+from streamface.training.augment import AugmentConfig, jitter, occlude, warp
 from streamface.training.checkpoint import (
     Checkpoint,
     append_json,
@@ -60,6 +60,10 @@ if TYPE_CHECKING:
 _CLASSES: Final = len(EMOTIONS)
 _PREVIEW: Final = 8
 _HIDDEN_FRAC: Final = 0.45
+_STEP: Final = 256
+_AS_TRACKED: Final = AugmentConfig(
+    rotate_deg=6.0, scale_frac=0.08, shift_frac=0.04, aspect_frac=0.04
+)
 _DEAR_ELSEWHERE: Final = 4.0
 _SURE: Final = (0.7, 1.0)
 """Share of the emotion asked for in an expression that is made up; the rest is spread evenly."""
@@ -71,7 +75,7 @@ class EditWeights:
 
     emotion: float = 0.25
     """Cross-entropy of both heads of the emotion net."""
-    urgency: tuple[float, ...] = (1.0, 2.0, 1.2, 0.8, 1.0, 1.5, 0.9)
+    urgency: tuple[float, ...] = (1.0, 2.0, 1.2, 0.8, 1.0, 1.2, 0.9)
     """Of each of EMOTIONS, by which ``emotion`` is multiplied: some take more of a change."""
     likeness: float = 4.0
     """Mean absolute change of brightness."""
@@ -79,7 +83,7 @@ class EditWeights:
     """The same of colour, which the emotion net cannot see and no expression needs."""
     smoothness: float = 2.0
     """Mean difference of the change between neighbouring pixels: against stripes and specks."""
-    critic: float = 0.4
+    critic: float = 0.6
     codes: float = 0.2
 
 
@@ -232,6 +236,18 @@ def face_set(
         drawn=torch.cat(drawn).clone(),
         persons=torch.cat(persons).clone(),
     )
+
+
+def jittered(pictures: Tensor, seed: int) -> Tensor:
+    """Return (N, 3, S, S) uint8 pictures, each turned, shifted and scaled a little, once."""
+    rng = np.random.default_rng(seed)
+    side = pictures.shape[-1]
+    out = torch.empty_like(pictures)
+    for start in range(0, len(pictures), _STEP):
+        batch = pictures[start : start + _STEP].float()
+        maps = jitter(len(batch), (side, side), _AS_TRACKED, rng)
+        out[start : start + _STEP] = warp(batch, maps, (side, side)).round().to(torch.uint8)
+    return out
 
 
 class EditTrainer(nn.Module):
