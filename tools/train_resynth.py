@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from streamface.training.vq import VqVae
 
 _HELD_OUT = 256
+_SIDE_PX = 64
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,6 +39,11 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
     net = vqvae.load(args.vqvae)
+    if net.config.side_px != _SIDE_PX:
+        raise UsageError(
+            f"--vqvae {args.vqvae} is of {net.config.side_px} px pictures; these nets are laid out "
+            f"for {_SIDE_PX} px and 16 x 16 codes"
+        )
     data = load_gender(args.data)
     rows, held_out = gender.split_rows(data, args.seed)
     torch.set_num_threads(args.threads)
