@@ -231,7 +231,9 @@ class Run:
         if self._reenactor is not None and settings.reenact is not None:
             from streamface.remake import Remake
 
-            self.remake = Remake(self._reenactor, settings.reenact, self._budget())
+            self.remake = Remake(
+                self._reenactor, settings.reenact, self._budget(), strength=settings.strength
+            )
             stages.append(self.remake)
         if settings.anonymize is not None:
             # Who cannot be replaced is blurred.

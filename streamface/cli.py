@@ -192,6 +192,10 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="give every face this emotion; same: only re-make it from its codes",
     )  # fmt: skip
     group.add_argument(
+        "--strength", type=float, default=_default("strength"), metavar="F",
+        help="how much of it: 0 nothing, 2 a caricature (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
         "--no-mark", action="store_true", help="do not write onto the picture that it was altered"
     )
     group.add_argument("--reenact-model", type=_path, metavar="MODEL", help="another one for it")
@@ -321,6 +325,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         synth_model=arguments.synth_model,
         reenact=arguments.reenact,
         reenact_model=arguments.reenact_model,
+        strength=arguments.strength,
         mark=not arguments.no_mark,
         output=arguments.output,
         codec=arguments.codec,

@@ -21,6 +21,7 @@ from streamface.classify import can_be_aligned
 from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
 from streamface.resynth import asked
+from streamface.settings import STRENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -189,11 +190,22 @@ class Remake:
     name = "remake"
     max_batch = REMAKE_BATCH_FRAMES
 
-    def __init__(self, model: Reenactor, emotion: str, budget: Budget | None = None) -> None:
-        """emotion: one of EMOTIONS, or resynth.SAME for the way through the codes and back."""
+    def __init__(
+        self,
+        model: Reenactor,
+        emotion: str,
+        budget: Budget | None = None,
+        *,
+        strength: float = STRENGTH,
+    ) -> None:
+        """emotion: one of EMOTIONS, or resynth.SAME for the way through the codes and back.
+
+        strength: by which a change is multiplied, from 0.
+        """
         self.tally = RemakeTally()
         self._model = model
         self._emotion = emotion
+        self._strength = strength
         self._budget = budget or Budget(None)
         self._steadier = Steadier()
         self._mask = face_mask(model.spec)
@@ -221,7 +233,7 @@ class Remake:
         wholly = self._emotion == "same"
         for job, crop, *drawn in zip(jobs, crops, made, plain, strict=True):
             new, base = self._steadier.steady(job, crop, drawn)
-            new = base + tinted_as(crop, new - base)
+            new = base + np.float32(self._strength) * tinted_as(crop, new - base)
             patch = Patch(new, None if wholly else base, self._mask)
             paste(job.frame.planes, job.landmarks_px, self._model.spec, patch)
         self.tally.remade += len(jobs)

@@ -106,6 +106,15 @@ def test_every_face_is_remade_in_one_batch_and_the_rest_left_alone():
     stage.close()
 
 
+def test_strength_says_how_much_of_a_change_there_is():
+    frames = [at(0, BOX), at(0, BOX), at(0, BOX)]
+    for one, strength in zip(frames, (0.0, 0.5, 1.0), strict=True):
+        Remake(Brightener(), "happy", strength=strength).process([one])
+    none, half, whole = (middle(one.planes, BOX) for one in frames)
+    assert none == 100
+    assert none + 10 < half < whole - 10
+
+
 def test_plainly_remade_faces_show_nothing_but_their_codes():
     frames = [at(0, BOX)]
     Remake(Brightener(), "same").process(frames)

@@ -42,7 +42,13 @@ def run(args: argparse.Namespace) -> None:
     pictures = vqvae.pictures(data, rows, net.config.side_px)
     females = (torch.from_numpy(data.labels[rows]).float() * 2 - 1)[:, None]
     side_px = net.config.side_px
-    editor, edits = resynthesis.load_editor(args.editor)
+    editor, edits = resynthesis.load_editor(args.editor[-1])
+    for weights in zip(
+        *(resynthesis.load_editor(run)[0].parameters() for run in args.editor),
+        editor.parameters(),
+        strict=True,
+    ):
+        weights[-1].data = torch.stack([weight.data for weight in weights[:-1]]).mean(0)
     inventor, inventions = resynthesis.load_inventor(args.inventor)
     thumbs = export_resynth.Thumbs(_thumbs(pictures), females)
     console = Console(soft_wrap=True)
@@ -94,8 +100,12 @@ def main() -> int:
     """Parse, run, and turn our own errors into one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="FairFace's aligned zip")
-    for name in ("vqvae", "editor", "inventor"):
+    for name in ("vqvae", "inventor"):
         parser.add_argument(f"--{name}", type=Path, required=True, help="run folder")
+    parser.add_argument(
+        "--editor", type=Path, required=True, nargs="+",
+        help="run folder; the weights of several that went on from each other are averaged",
+    )  # fmt: skip
     parser.add_argument("--ship", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="as in training; default: 1")
     try:
