@@ -79,6 +79,13 @@ def test_the_demo_runs_with_the_shipped_models(tmp_path):
     assert run.warnings == []
 
 
+def test_the_people_of_the_demo_are_found_and_keep_their_ids(tmp_path):
+    run = execute(settings("demo", tmp_path, max_frames=30, tasks=("emotion", "gender")))
+    assert len(run.tally.tracks) == 3
+    assert run.tally.face_frames >= 80
+    assert run.tally.labels["happy"] > 0
+
+
 # -- faults
 
 

@@ -453,7 +453,7 @@ def _finished(
     }
     trained = {
         "seed": config["seed"],
-        "epochs": f"{state['epochs_done']} of {config['epochs']}",
+        "epochs_of_the_last_run": f"{state['epochs_done']} of {config['epochs']}",
         "loss_weights": config["edit" if name == "editor" else "invent"],
     }
     return config, weights, trained
