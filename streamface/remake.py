@@ -20,7 +20,7 @@ from streamface.anonymize import cover, with_margin
 from streamface.classify import can_be_aligned
 from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
-from streamface.resynth import CALM_KEYS, asked
+from streamface.resynth import asked
 from streamface.settings import STRENGTH
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class StandIns:
         eight, and 13 % of different people.
         """
         rng = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=job.key))
-        keys = self._model.draw_keys(_CANDIDATES, rng) * CALM_KEYS
+        keys = self._model.draw_keys(_CANDIDATES, rng)
         made = self._model.stand_in(
             np.repeat(crop[None], _CANDIDATES, 0),
             np.repeat(seen[None], _CANDIDATES, 0),

@@ -31,7 +31,7 @@ SAME: Final = "same"
 """What ``--reenact`` takes beside EMOTIONS: through the codes and back."""
 SURE: Final = 0.75
 """Share of an emotion asked for in an invented face; the net was taught with .7 to 1."""
-CALM_KEYS: Final = np.float32(0.7)
+_CALM_KEYS: Final = np.float32(0.7)
 _CALM_SCENES: Final = np.float32(0.7)
 _KINDS: Final = {
     "reenactor": ("emotions",),
@@ -188,7 +188,7 @@ class Imagination:
 
     def draw_keys(self, count: int, rng: np.random.Generator) -> BatchF32:
         """Return (count, key_width) random people."""
-        return self._inventor.draw_keys(count, rng) * CALM_KEYS
+        return self._inventor.draw_keys(count, rng) * _CALM_KEYS
 
     def draw_scenes(self, count: int, rng: np.random.Generator) -> BatchF32:
         """Return (count, W) random thumbnails."""

@@ -379,5 +379,5 @@ def test_the_mask_of_a_head_leaves_little_of_the_crop_to_see():
     mask = head_mask(SPEC)
     edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     assert not edge.any()
-    assert mask.mean() > 0.6
+    assert mask.mean() > 0.75
     assert (mask >= face_mask(SPEC) - 1e-3).all()

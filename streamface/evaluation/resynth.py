@@ -509,7 +509,8 @@ def _costs(sitters: Sequence[Sitter], nets: Nets) -> dict[str, float]:
     """
     remake = Remake(nets.reenactor, EMOTIONS[0])
     stand_ins = StandIns(nets.inventor, nets.emotion, seed=0)
-    alone = [(sitter.planes, [sitter.face]) for sitter in sitters[:_TIMED]]
+    # One track: who stands in for somebody is chosen once.
+    alone = [(s.planes, [replace(s.face, track_id=1)]) for s in sitters[:_TIMED]]
     crowds = [_crowd(sitter) for sitter in sitters[:_TIMED_CROWDS]]
     crowd_ms = _ms(_frames(crowds, _TIMED_CROWDS), lambda frame: remake.process([frame]))
     return {
