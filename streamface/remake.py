@@ -42,6 +42,8 @@ _STEADY_S: Final = 0.3
 """Time constant over which what is drawn of a still face is averaged, and where it is cut."""
 _DEAF_LEVELS: Final = 3.0
 """Differences of a still face's pixels up to this many levels are not followed at all."""
+_DEAF_LEVELS_OF_STRANGERS: Final = 8.0
+"""The same of a face that was invented: it owes the source no such likeness."""
 _EXPRESSION_S: Final = 0.1
 """Time constant over which an expression is averaged before somebody else shows it."""
 _FREE_MOVE: Final = 0.12
@@ -125,8 +127,9 @@ class Steadier:
     face would shimmer with them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deaf_levels: float = _DEAF_LEVELS) -> None:
         self._tracks: dict[tuple[int, int], _Memory] = {}
+        self._deaf_levels = deaf_levels
 
     def job(self, frame: Frame, face: Face) -> _Job:
         """Return a face to be re-made, its landmarks calmed.
@@ -153,7 +156,9 @@ class Steadier:
             change = _change(crop, before.crop)
             still = np.exp(-((change / np.float32(_STILL_LEVELS)) ** 2))
             calm = [
-                _followed(old, new, still, keep)
+                _followed(
+                    old, new, still * np.float32(self._deaf_levels), 1 - np.float32(keep) * still
+                )
                 for new, old in zip(drawn, before.drawn, strict=True)
             ]
             noise = keep * before.noise + (1 - keep) * float(np.median(change))
@@ -272,7 +277,7 @@ class StandIns:
         self._model = model
         self._emotion = emotion
         self._budget = budget or Budget(None)
-        self._steadier = Steadier()
+        self._steadier = Steadier(_DEAF_LEVELS_OF_STRANGERS)
         self._mask = head_mask(model.spec)
         self._inside = np.asarray(face_mask(model.spec) > 0.5)
         self._people: dict[tuple[int, int], _Person] = {}
@@ -415,13 +420,18 @@ def lit_as(drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.
 
 
 def _followed(
-    old: NDArray[np.float32], new: NDArray[np.float32], still: NDArray[np.float32], keep: float
+    old: NDArray[np.float32],
+    new: NDArray[np.float32],
+    deaf: NDArray[np.float32],
+    share: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Return a (3, S, S) picture between two; still: (S, S) 0..1, how much holds ``old`` back."""
+    """Return a (3, S, S) picture between two.
+
+    deaf: (S, S) levels that are not followed. share: (S, S) 0..1 of the rest that is.
+    """
     away = new - old
-    deaf = np.float32(_DEAF_LEVELS) * still
     away -= np.clip(away, -deaf, deaf)
-    away *= 1 - np.float32(keep) * still
+    away *= share
     return np.asarray(old + away, np.float32)
 
 
