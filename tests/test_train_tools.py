@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="training needs torch (extra [train])")
 pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
 
 from streamface.frame import EMOTIONS
+from streamface.resynth import Inventor, Reenactor
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,6 +105,37 @@ def test_baselines_run_one_after_the_other(faces, tmp_path, monkeypatch, capsys)
     words = ("two-phase", "--data", faces, "--first", tmp_path / "none", "--out", second)
     assert tool(name, *words, monkeypatch=monkeypatch) == 1
     assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_code_nets_are_trained_exported_and_quantised(genders, tmp_path, monkeypatch, capsys):
+    data = ("--data", genders)
+    once = ("--epochs", 1, "--batch-size", 8)
+    codes, shipped = tmp_path / "codes", tmp_path / "shipped"
+    words = (*data, "--out", codes, "--codes", 32, *once)
+    assert tool("train_vqvae", *words, monkeypatch=monkeypatch) == 0
+    for net, more in (("editor", ("--jitter",)), ("inventor", ())):
+        words = (net, *data, "--vqvae", codes, "--out", tmp_path / net, *once, *more)
+        assert tool("train_resynth", *words, monkeypatch=monkeypatch) == 0
+        assert (tmp_path / net / "preview-001.png").stat().st_size > 0
+    editor, inventor = tmp_path / "editor", tmp_path / "inventor"
+    runs = (*data, "--vqvae", codes, "--ship", shipped)
+    words = (*runs, "--editor", editor, editor, "--inventor", inventor)
+    assert tool("export_resynth", *words, monkeypatch=monkeypatch) == 0
+    for name in ("vqvae", "vqvae-prior"):
+        words = (shipped / f"{name}.json", *data, "--precision", "int8", "--faces", 8)
+        assert tool("quantize", *words, "--out", shipped, monkeypatch=monkeypatch) == 0
+    Reenactor.open(shipped / "vqvae-int8.json").close()
+    Inventor.open(shipped / "vqvae-prior-int8.json").close()
+    capsys.readouterr()
+    words = (*runs, "--editor", inventor, "--inventor", inventor)
+    assert tool("export_resynth", *words, monkeypatch=monkeypatch) == 1
+    assert "is of an inventor, not of an editor" in capsys.readouterr().err
+
+
+def test_the_judge_is_trained(faces, tmp_path, monkeypatch):
+    words = ("--data", faces, "--out", tmp_path / "run", "--batch-size", 8, "--epochs", 1)
+    assert tool("train_judge", *words, monkeypatch=monkeypatch) == 0
+    assert (tmp_path / "run" / "judge-emotion.json").exists()
 
 
 def test_wrong_options_are_one_line(faces, tmp_path, monkeypatch, capsys):

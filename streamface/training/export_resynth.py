@@ -81,6 +81,7 @@ class Thumbs(nn.Module):
         """thumbs: (N, 3, 4, 4) of photographs in -1..1. females: (N, 1), -1 or 1."""
         super().__init__()
         means, bases = [], []
+        width = min(width, *(int((females == sign).sum()) for sign in (-1, 1)))
         for sign in (-1, 1):
             flat = thumbs[females[:, 0] == sign].flatten(1)
             mean = flat.mean(0)

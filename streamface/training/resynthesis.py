@@ -486,7 +486,8 @@ def fit(
     steps = max(1, len(train.pictures) // config.batch_size)
     none = torch.zeros(len(held_out.pictures), dtype=torch.bool)
     shown = held_out.batch(vqvae, torch.arange(len(held_out.pictures)), none)
-    few = held_out.batch(vqvae, torch.arange(_PREVIEW), none[:_PREVIEW])
+    some = torch.arange(min(_PREVIEW, len(none)))
+    few = held_out.batch(vqvae, some, none[some])
     with progress() as bar:
         for epoch in range(start, config.epochs):
             began_s = time.monotonic()
