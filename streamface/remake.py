@@ -53,6 +53,7 @@ _STILL_LEVELS: Final = 6.0
 _FORGET_S: Final = 2.0
 _CANDIDATES: Final = 12
 """Keys of which the one is taken that makes the person least like the real one."""
+_FORGIVEN: Final = 0.9
 _COLOURFUL_LEVELS: Final = 8.0
 """Mean distance from grey of a face in colour; skin of any kind has twice as much and more."""
 FREE_SHARE: Final = 0.7
@@ -78,16 +79,25 @@ class Budget:
         """seconds: what the faces of one frame may take; None: whatever they need."""
         self._seconds = seconds
         self._per_face_s = 0.0
+        self._is_warm = False
 
     def faces(self, wanted: int, frames: int = 1) -> int:
         """Return how many of ``wanted`` faces, in ``frames`` frames, can be afforded."""
-        if self._seconds is None or self._per_face_s <= 0:
+        if self._seconds is None or self._per_face_s <= 0 or not wanted:
             return wanted
-        return min(wanted, int(self._seconds * frames / self._per_face_s))
+        affordable = int(self._seconds * frames / self._per_face_s)
+        if not affordable:  # nothing will be learned of the cost: think better of it, and try again
+            self._per_face_s *= _FORGIVEN
+        return min(wanted, affordable)
 
     def spent(self, seconds: float, faces: int) -> None:
-        """Learn what faces cost; a single slow batch does not change the mind."""
-        if faces:
+        """Learn what faces cost; a single slow batch does not change the mind.
+
+        The first one counts for nothing: it compiles kernels and fills caches.
+        """
+        if faces and not self._is_warm:
+            self._is_warm = True
+        elif faces:
             cost = seconds / faces
             share = 0.1 if self._per_face_s else 1.0
             self._per_face_s += share * (cost - self._per_face_s)
@@ -295,7 +305,7 @@ class StandIns:
         ]
         self.tally.skipped += len(faces) - len(fit)
         chosen, rest = _largest_first(fit, self._budget.faces(len(fit)))
-        self.tally.hurried += len(rest)
+        _hurry(rest, self.tally)
         began_s = time.monotonic()
         self._draw(chosen)
         self._budget.spent(time.monotonic() - began_s, len(chosen))
@@ -501,6 +511,11 @@ def _blur(jobs: Sequence[_Job], tally: RemakeTally) -> None:
     """Blur what there was no time for: nothing passes for re-made that is not."""
     for job in jobs:
         cover(job.frame.planes, with_margin(np.array(job.face.box_px), 0.0), "blur")
+    _hurry(jobs, tally)
+
+
+def _hurry(jobs: Sequence[_Job], tally: RemakeTally) -> None:
+    """Count faces that are blurred for want of time; the first time, say so."""
     if jobs and not tally.hurried:
         _log.warning("re-making faces does not keep up with the source; some are blurred instead")
     tally.hurried += len(jobs)

@@ -137,6 +137,8 @@ def test_small_and_impossible_faces_are_left_alone_and_counted():
 def test_a_live_source_gets_the_largest_faces_and_blur_for_the_others(caplog):
     budget = Budget(0.010)
     assert budget.faces(5) == 5
+    budget.spent(9.0, 1)  # compiled something
+    assert budget.faces(5) == 5
     budget.spent(0.008, 1)
     assert budget.faces(5) == 1
     assert budget.faces(5, frames=2) == 2
@@ -150,6 +152,15 @@ def test_a_live_source_gets_the_largest_faces_and_blur_for_the_others(caplog):
     assert "does not keep up" in caplog.text
     x, y = int(OTHER[0] + OTHER[2]) // 2, int(OTHER[1] + OTHER[3]) // 2
     assert np.ptp(one.planes.y[y - 4 : y + 4, x].astype(int)) < 10
+
+
+def test_a_budget_that_affords_nobody_tries_again():
+    budget = Budget(0.010)
+    for _ in range(2):
+        budget.spent(0.040, 1)
+    tries = [budget.faces(1) for _ in range(40)]
+    assert tries[0] == 0
+    assert tries[-1] == 1
 
 
 def test_files_are_never_hurried():
