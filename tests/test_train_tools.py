@@ -126,7 +126,13 @@ def test_code_nets_are_trained_exported_and_quantised(genders, tmp_path, monkeyp
         assert tool("quantize", *words, "--out", shipped, monkeypatch=monkeypatch) == 0
     Reenactor.open(shipped / "vqvae-int8.json").close()
     Inventor.open(shipped / "vqvae-prior-int8.json").close()
+    start = (*data, "--vqvae", shipped / "vqvae.onnx", *once, "--out", tmp_path / "more")
+    words = ("inventor", *start, "--init", shipped / "vqvae-prior.onnx")
+    assert tool("train_resynth", *words, monkeypatch=monkeypatch) == 0
     capsys.readouterr()
+    words = ("editor", *start, "--init", shipped / "vqvae-prior.onnx")
+    assert tool("train_resynth", *words, monkeypatch=monkeypatch) == 1
+    assert "no weights of 'editor.'" in capsys.readouterr().err
     words = (*runs, "--editor", inventor, "--inventor", inventor)
     assert tool("export_resynth", *words, monkeypatch=monkeypatch) == 1
     assert "is of an inventor, not of an editor" in capsys.readouterr().err

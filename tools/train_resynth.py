@@ -66,7 +66,10 @@ def run(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     trainer = (EditTrainer if args.net == "editor" else InventTrainer)(net, config)
     if args.init is not None and not args.resume:
-        load_ema(args.init, trainer)
+        if args.init.suffix == ".onnx":  # what teaches a net does not ship with it
+            trainer.net.load_state_dict(vqvae.onnx_weights(args.init, f"{trainer.name}."))
+        else:
+            load_ema(args.init, trainer)
         trainer.requires_grad_(requires_grad=True)
     resynthesis.fit(trainer, train, few, net, config, run_dir=args.out, resume=args.resume)
 
@@ -83,9 +86,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("net", choices=("editor", "inventor"))
     parser.add_argument("--data", type=Path, required=True, help="FairFace's aligned zip")
-    parser.add_argument("--vqvae", type=Path, required=True, help="run folder of the code net")
+    parser.add_argument(
+        "--vqvae", type=Path, required=True, help="run of the code net, or vqvae.onnx"
+    )
     parser.add_argument("--out", type=Path, required=True, help="run folder, made if missing")
-    parser.add_argument("--init", type=Path, metavar="RUN", help="start from another run's nets")
+    parser.add_argument(
+        "--init", type=Path, metavar="RUN", help="another run, or the shipped .onnx"
+    )
     parser.add_argument("--epochs", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")

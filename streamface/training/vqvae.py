@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
+import onnx
 import torch
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 
 from streamface.errors import ModelError
 from streamface.training.checkpoint import (
@@ -121,8 +124,48 @@ def fit(
     return run.averaged
 
 
+def onnx_weights(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Return the weights in an exported file whose names begin so, without that beginning.
+
+    Raises ModelError where there are none.
+    """
+    try:
+        graph = onnx.load(str(path)).graph
+    except (OSError, ValueError, DecodeError) as exc:
+        raise ModelError(f"{path}: cannot be read as ONNX: {exc}") from exc
+    weights = {
+        each.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in graph.initializer
+        if each.name.startswith(prefix)
+    }
+    if not weights:
+        raise ModelError(f"{path} holds no weights of '{prefix}'; give the float32 file")
+    return weights
+
+
+def _shipped(path: Path) -> VqVae:
+    """Return the code net in an exported vqvae.onnx; its shape is read from its weights."""
+    weights = onnx_weights(path, "vqvae.")
+    if "encoder.2.weight" not in weights:
+        raise ModelError(f"{path} holds no encoder; give vqvae.onnx")
+    codes, code_width = weights["codebook.codes"].shape
+    width = len(weights["encoder.2.weight"])
+    net = VqVae(VqConfig(codes=codes, code_width=code_width, width=width))
+    missing, unknown = net.load_state_dict(weights, strict=False)
+    if unknown or set(missing) != {"codebook.sums", "codebook.counts"}:
+        raise ModelError(f"{path} holds a code net of another layout")
+    to_channels_last(net)
+    net.eval().requires_grad_(requires_grad=False)
+    return net
+
+
 def load(run_dir: Path) -> VqVae:
-    """Return the averaged net of a run, finished and frozen. Raises ModelError without one."""
+    """Return the averaged net of a run, or of an exported .onnx, finished and frozen.
+
+    Raises ModelError without one.
+    """
+    if run_dir.suffix == ".onnx":
+        return _shipped(run_dir)
     path = run_dir / "checkpoint.pt"
     if not path.exists():
         raise ModelError(f"{path}: no checkpoint; run tools/train_vqvae.py first")
