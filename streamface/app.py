@@ -111,12 +111,14 @@ class Run:
         self._sink: Sink | None = None
         self._data: list[DataSink] = []
         self.cover: Cover | None = None
+        """The stage that covers faces, where that was asked for."""
         self.remake: Remake | None = None
+        """The stage that re-enacts them, likewise."""
         self.stand_ins: StandIns | None = None
+        """Who draws other people over the faces that ``cover`` covers."""
         self._reenactor: Reenactor | None = None
         self._inventor: Inventor | None = None
         self._reader: Model | None = None
-        """The stage that covers faces, where that was asked for."""
         _announce_compilation(settings)
         with ExitStack() as cleanup:
             cleanup.callback(self._abort)
@@ -535,6 +537,7 @@ def _options_for_header(settings: Settings) -> dict[str, object]:
     names = (
         "start_s", "end_s", "max_frames", "vid_stride", "imgsz", "conf", "max_faces",
         "detect_every", "classify_every", "smoothing_s", "tasks", "anonymize", "reenact",
+        "strength",
     )  # fmt: skip
     options = {name: getattr(settings, name) for name in names}
     return options | {"detect_every": detect_every(settings)}

@@ -1,4 +1,4 @@
-"""The demo clip: a moving camera over one portrait, rendered on the fly.
+"""The demo of one real face (demo:portrait): a moving camera over a photograph.
 
 The portrait is NASA's of Eileen Collins (public domain; assets/CREDITS.md). Nothing is random:
 the same call yields the same pictures.

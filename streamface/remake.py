@@ -20,7 +20,7 @@ from streamface.anonymize import cover, with_margin
 from streamface.classify import can_be_aligned
 from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
-from streamface.resynth import asked
+from streamface.resynth import SAME, asked
 from streamface.settings import STRENGTH
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 REMAKE_BATCH_FRAMES: Final = 2
+"""Frames whose faces meet in one batch, as for the classifiers."""
 _MOST_MAGNIFIED: Final = 2.5
 """Pixels of the crop in one of the frame: of a smaller face a change could hardly be seen."""
 _STEADY_S: Final = 0.3
@@ -49,11 +50,17 @@ _EXPRESSION_S: Final = 0.1
 _FREE_MOVE: Final = 0.12
 """Movement of a landmark, in distances between eyes and mouth, that is followed at once."""
 _STILL_LEVELS: Final = 6.0
-"""Change of the source, in levels, at which that averaging has all but stopped."""
+"""Change of the source, in levels, at which that averaging has fallen to a third."""
 _FORGET_S: Final = 2.0
+"""A track that was not seen for so long is drawn afresh."""
+_FORGET_PERSON_S: Final = 60.0
+"""Who stands in for a track is kept longer than any track lives unseen."""
+_CELLS: Final = 4
+"""Means a side of a crop: all that an inventor sees, and all that may be known of the source."""
 _CANDIDATES: Final = 12
 """Keys of which the one is taken that makes the person least like the real one."""
 _FORGIVEN: Final = 0.9
+"""What is left of the cost of a face each time that not a single one could be afforded."""
 _COLOURFUL_LEVELS: Final = 8.0
 """Mean distance from grey of a face in colour; skin of any kind has twice as much and more."""
 FREE_SHARE: Final = 0.7
@@ -149,7 +156,7 @@ class Steadier:
         points = face.landmarks_px
         before = self._before((frame.stream, face.track_id), frame.time_s)
         if before is not None:
-            moved = np.abs(points - before.landmarks_px).max() / max(_height_of(points), 1.0)
+            moved = np.abs(points - before.landmarks_px).max() / max(_eyes_to_mouth_px(points), 1.0)
             follow = 1 - math.exp(-(frame.time_s - before.time_s) / _STEADY_S)
             follow = min(1.0, max(follow, moved / _FREE_MOVE))
             points = before.landmarks_px + np.float32(follow) * (points - before.landmarks_px)
@@ -245,7 +252,7 @@ class Remake:
     def _remake(self, jobs: Sequence[_Job]) -> None:
         crops = crops_of(jobs, self._model.spec)
         made, plain = self._model.remake(crops, asked(self._emotion, len(jobs)))
-        wholly = self._emotion == "same"
+        wholly = self._emotion == SAME
         for job, crop, *drawn in zip(jobs, crops, made, plain, strict=True):
             new, base = self._steadier.steady(job, crop, drawn)
             new = base + np.float32(self._strength) * tinted_as(crop, new - base)
@@ -267,8 +274,9 @@ class _Person:
     """Who stands in for a track, and with which expression."""
 
     key: NDArray[np.float32]
+    expression: NDArray[np.float32]
+    """(7,) probabilities, averaged over time."""
     time_s: float
-    expression: NDArray[np.float32] | None = None
 
 
 class StandIns:
@@ -325,7 +333,7 @@ class StandIns:
         ]
         made = self._model.stand_in(
             crops,
-            np.stack([person.expression for person in people if person.expression is not None]),
+            np.stack([person.expression for person in people]),
             np.array([female_of(job.face) for job in jobs], np.float32),
             np.stack([person.key for person in people]),
         )
@@ -341,23 +349,19 @@ class StandIns:
 
         What an encoder has frozen is no noise but a pattern; a new one every frame would flicker.
         """
-        to_crop = similarity(job.landmarks_px, self._model.spec.landmarks_px)
-        averaged = 1 / math.hypot(to_crop[0, 0], to_crop[1, 0])  # pixels of the frame in one
+        averaged = 1 / _magnification(job.landmarks_px, self._model.spec)
         lively = self._steadier.noise(job) * max(1.0, averaged)
         return min(lively, grain_of(job.frame.planes, job.landmarks_px))
 
     def _person(self, job: _Job, crop: NDArray[np.float32], seen: NDArray[np.float32]) -> _Person:
+        time_s = job.frame.time_s
         person = self._people.get(job.key)
         if person is None:
             key = self._least_alike(job, crop, seen)
-            person = self._people[job.key] = _Person(key, job.frame.time_s)
-        elapsed_s = job.frame.time_s - person.time_s
-        if person.expression is None or elapsed_s < 0:
-            person.expression = seen.copy()
-        else:
-            share = 1 - math.exp(-elapsed_s / _EXPRESSION_S)
-            person.expression = person.expression + np.float32(share) * (seen - person.expression)
-        person.time_s = job.frame.time_s
+            person = self._people[job.key] = _Person(key, seen, time_s)
+        share = 1 - math.exp(-max(0.0, time_s - person.time_s) / _EXPRESSION_S)
+        person.expression = person.expression + np.float32(share) * (seen - person.expression)
+        person.time_s = time_s
         return person
 
     def _least_alike(
@@ -382,18 +386,21 @@ class StandIns:
         return np.asarray(keys[int(np.argmin(alike))], np.float32)
 
     def _forget(self, frame: Frame) -> None:
-        """Drop who was not seen for a minute: longer than any track lives unseen."""
+        """Drop who was not seen for long."""
         for key, person in list(self._people.items()):
-            if key[0] == frame.stream and frame.time_s - person.time_s > 60:
+            if key[0] == frame.stream and frame.time_s - person.time_s > _FORGET_PERSON_S:
                 del self._people[key]
 
 
 def can_be_remade(face: Face, spec: InputSpec) -> bool:
     """Whether a face is large enough in the frame, and seen well enough, to be cut and put back."""
-    if not can_be_aligned(face):
-        return False
-    to_crop = similarity(face.landmarks_px, spec.landmarks_px)
-    return math.hypot(to_crop[0, 0], to_crop[1, 0]) <= _MOST_MAGNIFIED
+    return can_be_aligned(face) and _magnification(face.landmarks_px, spec) <= _MOST_MAGNIFIED
+
+
+def _magnification(landmarks_px: PointsF32, spec: InputSpec) -> float:
+    """Return how many pixels of the crop lie along one of the frame."""
+    to_crop = similarity(landmarks_px, spec.landmarks_px)
+    return math.hypot(to_crop[0, 0], to_crop[1, 0])
 
 
 def crops_of(jobs: Sequence[_Job], spec: InputSpec) -> BatchF32:
@@ -419,10 +426,10 @@ def lit_as(drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.
     """
     import cv2
 
-    cells = 4
     side = drawn.shape[1]
+    cell = side // _CELLS
     source = (crop + 1) * 127.5
-    away = (source - drawn).reshape(3, cells, side // cells, cells, side // cells).mean((2, 4))
+    away = (source - drawn).reshape(3, _CELLS, cell, _CELLS, cell).mean((2, 4))
     smooth = cv2.resize(
         np.ascontiguousarray(away.transpose(1, 2, 0)), (side, side), interpolation=cv2.INTER_LINEAR
     )
@@ -497,7 +504,7 @@ def _largest_first(jobs: Sequence[_Job], count: int) -> tuple[list[_Job], list[_
     return chosen, [job for i, job in enumerate(jobs) if i not in kept]
 
 
-def _height_of(landmarks_px: PointsF32) -> float:
+def _eyes_to_mouth_px(landmarks_px: PointsF32) -> float:
     """Return the distance from eyes to mouth, which turning a head changes least."""
     eyes, mouth = landmarks_px[:2].mean(0), landmarks_px[3:].mean(0)
     return float(np.hypot(*(mouth - eyes)))

@@ -84,21 +84,15 @@ class _CodeNet:
         self._backend.close()
 
     def _run(self, crops: BatchF32, *conditions: BatchF32) -> list[BatchF32]:
-        """Return the outputs for any N, in copies of our own."""
+        """Return the outputs, (N, 3, S, S) each and the caller's own, for any N."""
+        out = [np.empty((len(crops), *self.spec.shape), np.float32) for _ in self.card.outputs]
         step = self._backend.max_batch
-        parts = [
-            [
-                out.copy()
-                for out in self._backend.run(
-                    crops[start : start + step],
-                    *(np.ascontiguousarray(c[start : start + step]) for c in conditions),
-                )
-            ]
-            for start in range(0, len(crops), step)
-        ]
-        if not parts:
-            return [np.empty((0, *self.spec.shape), np.float32) for _ in self.card.outputs]
-        return [np.concatenate(each) for each in zip(*parts, strict=True)]
+        for start in range(0, len(crops), step):
+            rows = slice(start, start + step)
+            made = self._backend.run(crops[rows], *(each[rows] for each in conditions))
+            for whole, part in zip(out, made, strict=True):
+                whole[rows] = part
+        return out
 
 
 class Reenactor(_CodeNet):

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch", reason="training needs torch (extra [train]
 onnx = pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
 
 from streamface import card as cards  # noqa: E402
-from streamface.frame import EMOTIONS  # noqa: E402
 from streamface.model import Model, card_path  # noqa: E402
 from streamface.resynth import Inventor as ShippedInventor  # noqa: E402
 from streamface.resynth import Reenactor, asked, expression  # noqa: E402
@@ -190,4 +189,3 @@ def test_a_run_writes_what_it_did_and_goes_on_where_it_stopped(kind, tmp_path):
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     assert (tmp_path / "whole" / "preview-002.png").stat().st_size > 100
-    assert len(EMOTIONS) == 7

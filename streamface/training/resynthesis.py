@@ -42,6 +42,7 @@ from streamface.training.codenets import (
 from streamface.training.data import FAIRFACE_LANDMARKS_PX, FAIRFACE_SIDE_PX
 from streamface.training.loop import rate_share
 from streamface.training.teachers import (
+    LUMA,
     Seen,
     Teacher,
     calibrated,
@@ -52,7 +53,7 @@ from streamface.training.vq import edges, ssim
 from streamface.training.vqvae import write_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from streamface.training.vq import VqVae
@@ -296,21 +297,20 @@ class EditTrainer(nn.Module):
         )
         return loss, made.detach(), batch.pictures
 
+    def _every_emotion(self, batch: FaceBatch) -> Iterator[Tensor]:
+        """Yield the batch's pictures with each of EMOTIONS."""
+        for asked in torch.eye(_CLASSES):
+            yield self.made(batch, asked.expand(len(batch.pictures), -1))[0]
+
     def preview(self, batch: FaceBatch, path: Path) -> None:
         """Write a PNG: photographs above, then a row for each emotion."""
-        rows = [batch.pictures]
-        for wanted in range(_CLASSES):
-            asked = F.one_hot(torch.tensor([wanted]), _CLASSES).float()
-            rows.append(self.made(batch, asked.expand(len(batch.pictures), -1))[0])
-        write_grid(rows, path)
+        write_grid([batch.pictures, *self._every_emotion(batch)], path)
 
     def score(self, batch: FaceBatch) -> dict[str, float]:
         """Return how often the emotion net, the teacher, says what was asked for."""
         right = []
-        for wanted in range(_CLASSES):
-            asked = F.one_hot(torch.tensor([wanted]), _CLASSES).float()
-            made = self.made(batch, asked.expand(len(batch.pictures), -1))[0].clamp(-1, 1)
-            said = self._fixed[1](made)[:, :_CLASSES].argmax(1)
+        for wanted, made in enumerate(self._every_emotion(batch)):
+            said = self._fixed[1](made.clamp(-1, 1))[:, :_CLASSES].argmax(1)
             right.append((said == wanted).float().mean())
         return {
             "agreed": round(torch.stack(right).mean().item(), 4),
@@ -603,7 +603,7 @@ def change_prices(side_px: int) -> Tensor:
 
 def _priced(change: Tensor, prices: Tensor, weights: EditWeights) -> Tensor:
     """Return (N,) what a change of (N, 3, S, S) pictures costs."""
-    luma = (change * torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    luma = (change * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     rough = change.diff(dim=2).abs().mean((1, 2, 3)) + change.diff(dim=3).abs().mean((1, 2, 3))
     return (
         weights.likeness * (prices * luma.abs()).mean((1, 2, 3))

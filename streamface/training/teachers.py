@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from streamface.card import ModelCard
     from streamface.frame import PointsF32
 
-_LUMA: Final = (0.299, 0.587, 0.114)
+LUMA: Final = (0.299, 0.587, 0.114)
+"""Of red, green and blue (BT.601): what a grey net sees of a picture."""
 _SHAKEN: Final = AugmentConfig(rotate_deg=8.0, scale_frac=0.08, shift_frac=0.04, aspect_frac=0.04)
 
 
@@ -64,7 +65,7 @@ class Teacher(nn.Module):
             maps = compose(maps, jitter(len(pictures), spec.size_px, _SHAKEN, rng))
         crops = (warp(pictures.float(), maps, spec.size_px) + 1) * 127.5
         if spec.channels == 1:
-            crops = (crops * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            crops = (crops * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
         mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
         x = (crops - mean) / torch.tensor(spec.std).view(1, -1, 1, 1)
         x = x.contiguous(memory_format=torch.channels_last)
