@@ -13,7 +13,8 @@ import av
 
 from streamface.errors import SourceError
 from streamface.frame import Frame, Packet
-from streamface.pixels import ColourTags, orientation, tags_of, to_planes
+from streamface.hwaccel import CPU_INSTEAD, check_frame, check_stream, parse_device
+from streamface.pixels import ColourTags, device_planes, orientation, tags_of, to_planes
 from streamface.timing import FrameClock, plausible_rate
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ _NOT_VIDEO: Final = frozenset({"tty"})
 # hold more frames.
 _ONE_THREAD_PIXELS: Final = 1920 * 1088
 _MAX_DECODE_THREADS: Final = 4
+# Key frames in a row after which a GPU is taken not to know a stream's profile: a live one would
+# never come to an end.
+_MAX_REFUSED: Final = 3
 _DROPPED_METADATA: Final = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "rotate", "duration"}
 )
@@ -41,7 +45,7 @@ _DROPPED_METADATA: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """Which part of a source is processed."""
+    """Which part of a source is processed, and what decodes it."""
 
     start_s: float = 0.0
     """Seconds after the source's first picture."""
@@ -50,6 +54,8 @@ class ReadOptions:
     max_frames: int | None = None
     vid_stride: int = 1
     """Every how many frames one is processed."""
+    hwaccel: str | None = None
+    """The GPU that decodes, "cuda" or "cuda:1"; None: the CPU. Neither stands in for the other."""
 
     def __post_init__(self) -> None:
         if self.start_s < 0:
@@ -60,11 +66,13 @@ class ReadOptions:
             raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
         if self.vid_stride < 1:
             raise ValueError(f"vid_stride must be at least 1, got {self.vid_stride}")
+        if self.hwaccel is not None:
+            parse_device(self.hwaccel)
 
     @property
     def whole(self) -> bool:
         """Whether every frame of the source is wanted."""
-        return self == ReadOptions()
+        return self == ReadOptions(hwaccel=self.hwaccel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +151,28 @@ class MediaSource:
         self._discarded = 0
         self._copied = _streams_to_copy(container)
         self._video = _pick_video(container, name)
-        set_threads(self._video)
+        if options.hwaccel is None:
+            set_threads(self._video)
+        else:
+            check_stream(self._video, name, options.hwaccel)
         self._packets = self._demux()
         self._decoded = self._decode()
         first = next(self._decoded, None)
         if first is None:
-            reason = self.damage.ended_early or "it holds no picture that can be decoded"
-            raise SourceError(f"cannot read {name}: {reason}")
+            raise SourceError(self._no_picture(name))
+        if options.hwaccel is not None:
+            check_frame(first, name, options.hwaccel)
         self._first: av.VideoFrame | None = first
         self._turn = orientation(first)
         self._coded_size_px = (first.width, first.height)
         self.info = self._describe(first, name, is_live=is_live)
+
+    def _no_picture(self, name: str) -> str:
+        reason = self.damage.ended_early or "it holds no picture that can be decoded"
+        hwaccel = self._options.hwaccel
+        if hwaccel is None:
+            return f"cannot read {name}: {reason}"
+        return f"cannot read {name} on {hwaccel}: {reason}; {CPU_INSTEAD}"
 
     def _describe(self, first: av.VideoFrame, name: str, *, is_live: bool) -> StreamInfo:
         video, container = self._video, self._container
@@ -261,15 +280,17 @@ class MediaSource:
         if (decoded.width, decoded.height) != self._coded_size_px:
             self.damage.rescaled_frames += 1
         duration = getattr(decoded, "duration", None) or 0
+        planes = to_planes(decoded, self._turn, self._coded_size_px)
         return Frame(
             stream=self._stream_number,
             index=index,
             pts=pts,
             time_base=self.info.time_base,
-            planes=to_planes(decoded, self._turn, self._coded_size_px),
+            planes=planes,
             duration=int(duration) * self._options.vid_stride or self._clock.frame_ticks,
             captured_s=time.monotonic(),
             packets=tuple(self._take_packets()),
+            device=device_planes(decoded, self._turn, self._coded_size_px),
         )
 
     def _take_packets(self) -> list[Packet]:
@@ -291,6 +312,7 @@ class MediaSource:
         return self._container.demux([self._video, *self._copied])
 
     def _decode(self) -> Iterator[av.VideoFrame]:
+        refused_key_frames = 0
         while True:
             try:
                 packet = next(self._packets, None)
@@ -310,7 +332,12 @@ class MediaSource:
                 if not isinstance(exc, EOFError):
                     self.damage.undecodable_packets += 1
                     _log.debug("packet not decodable: %s", exc)
+                    refused_key_frames += packet.is_keyframe
+                    if self._options.hwaccel is not None and refused_key_frames == _MAX_REFUSED:
+                        return
                 continue
+            if frames:
+                refused_key_frames = 0
             yield from frames
 
     def _note_clock(self) -> None:

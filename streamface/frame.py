@@ -7,7 +7,7 @@ with pixel centres at integer + 0.5 (so a box over the whole frame is 0, 0, widt
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,6 +179,35 @@ class Planes:
         return f"Planes({width}x{height} {self.colour})"
 
 
+class DevicePlane(Protocol):
+    """A uint8 array in the memory of a device, handed on by DLPack without a copy.
+
+    PyAV's planes are such, and the tensors of torch.
+    """
+
+    def __dlpack__(self) -> object:
+        """Return a DLPack capsule over the array's own memory."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return DLPack's (kind, number) of the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlanes:
+    """One upright picture as 8-bit YUV 4:2:0 in a GPU's memory; see ``Planes`` for what it holds.
+
+    planes: (H, W) luma, then either (ceil(H / 2), ceil(W / 2), 2) pairs of U and V (NV12) or U
+    and V by themselves. The memory is held as long as this is.
+    """
+
+    planes: tuple[DevicePlane, ...]
+    colour: Colour = field(default_factory=Colour)
+
+    def __post_init__(self) -> None:
+        if len(self.planes) not in {2, 3}:
+            raise ValueError(f"planes must be (y, uv) or (y, u, v), not {len(self.planes)} of them")
+
+
 @dataclass(frozen=True, slots=True)
 class Emotion:
     """What the emotion net says of one face, now and smoothed along its track."""
@@ -239,6 +268,8 @@ class Frame:
     faces: tuple[Face, ...] = ()
     packets: tuple[Packet, ...] = ()
     """Compressed audio and subtitle packets that were demuxed before this frame."""
+    device: DevicePlanes | None = None
+    """The picture as it was decoded, where a GPU decoded it; gone once the faces are classified."""
 
     @property
     def time_s(self) -> float:

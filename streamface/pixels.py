@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 
-from streamface.frame import Colour, Planes
+from streamface.frame import Colour, DevicePlanes, Planes
 
 if TYPE_CHECKING:
     from av.video.plane import VideoPlane
@@ -28,6 +28,8 @@ _LIMITED, _FULL = 1, 2
 _SWS: Final[dict[ColourMatrix, int]] = {"bt709": 1, "bt601": 5, "bt2020": 9}
 _HD_LINES = 720
 _COPIED_AS_THEY_ARE = frozenset({"yuv420p", "yuvj420p"})
+_NV12: Final = "nv12"
+_CUDA: Final = "cuda"  # FFmpeg's pixel format of what lies in the memory of an NVIDIA GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +133,51 @@ def to_planes(
 
     coded_size_px: (width, height) to scale to before turning, where a stream changes its size.
     Transparent pixels are laid over white. The copy is needed even where the format fits: the
-    decoder goes on predicting from its own frames.
+    decoder goes on predicting from its own frames. A frame in the memory of a GPU is downloaded
+    once, as NV12 where that is what it holds; the split of the chroma is then the one copy.
     """
     colour = _target_colour(frame)
     width, height = coded_size_px or (frame.width, frame.height)
+    if _holds_nv12(frame):
+        frame = frame.reformat(format=_NV12)  # does nothing to a frame in our own memory
     if any(component.is_alpha for component in frame.format.components):
         frame = _over_white(frame)
     resized = (width, height) != (frame.width, frame.height)
+    planes = Planes.allocate(turn.size_px(width, height), colour)
+    if not resized and frame.format.name == _NV12:
+        _split_into(frame, turn, planes)
+        return planes
     if resized or frame.format.name not in _COPIED_AS_THEY_ARE:
         frame = _reformat(frame, width, height, colour)
-    planes = Planes.allocate(turn.size_px(width, height), colour)
     for source, target in zip(frame.planes, (planes.y, planes.u, planes.v), strict=True):
         _turn_into(_stored(source)[:, : source.width], turn, target)
     return planes
+
+
+def is_on_gpu(frame: av.VideoFrame) -> bool:
+    """Whether the pixels of a decoded frame lie in the memory of an NVIDIA GPU."""
+    return frame.format.name == _CUDA
+
+
+def _holds_nv12(frame: av.VideoFrame) -> bool:
+    sw_format = frame.sw_format if is_on_gpu(frame) else None
+    return sw_format is not None and sw_format.name == _NV12
+
+
+def device_planes(
+    frame: av.VideoFrame, turn: Orientation, coded_size_px: tuple[int, int]
+) -> DevicePlanes | None:
+    """Return a GPU's frame as it lies there, or None where ``to_planes`` would give another.
+
+    That is so for a turned or mirrored picture, for a change of size, for more than 8 bits, and
+    for odd sizes, of which PyAV's DLPack leaves out the last chroma; faces are then cut from the
+    host's planes. Call it after ``to_planes``: that waits until the GPU has written the frame.
+    """
+    size_px = frame.width, frame.height
+    odd = frame.width % 2 or frame.height % 2
+    if not _holds_nv12(frame) or turn != UPRIGHT or size_px != coded_size_px or odd:
+        return None
+    return DevicePlanes(tuple(frame.planes), colour_of(frame))
 
 
 def _reformat(frame: av.VideoFrame, width: int, height: int, colour: Colour) -> av.VideoFrame:
@@ -160,6 +194,20 @@ def _reformat(frame: av.VideoFrame, width: int, height: int, colour: Colour) -> 
         dst_color_range=range_,
         threads=1,
     )
+
+
+def _split_into(frame: av.VideoFrame, turn: Orientation, planes: Planes) -> None:
+    """Copy an NV12 frame, whose chroma lies as pairs of U and V, into planes of its size."""
+    import cv2
+
+    luma, chroma = frame.planes
+    _turn_into(_stored(luma)[:, : luma.width], turn, planes.y)
+    pairs = _stored(chroma).reshape(chroma.height, -1, 2)[:, : chroma.width]
+    if turn == UPRIGHT:
+        cv2.split(pairs, [planes.u, planes.v])
+        return
+    for source, target in zip(cv2.split(pairs), (planes.u, planes.v), strict=True):
+        _turn_into(np.asarray(source, np.uint8), turn, target)
 
 
 def _over_white(frame: av.VideoFrame) -> av.VideoFrame:

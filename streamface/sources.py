@@ -156,6 +156,7 @@ def open_source(
 ) -> Source:
     """Open one input and decode its first picture. Raises SourceError, one line.
 
+    Where ``options`` name a GPU to decode on, an input that it cannot decode is such an error.
     camera: size and rate to ask a camera for. opener: stands in for ``av.open`` in tests, as
     ``platform`` does for ``sys.platform``.
     """
@@ -164,27 +165,50 @@ def open_source(
     from streamface.decode import MediaSource
 
     if what.kind == "demo":
+        if options.hwaccel is not None:
+            raise SourceError(f"{what.name} is not decoded, so {options.hwaccel} cannot do it")
         return DemoSource(options, stream=stream, name=what.name)
     ways = _ways_to_open(what, platform, camera or CameraOptions())
     if what.path is not None:
         _check_file(what.path)
-    # Titles that are not UTF-8 must not stop a run; PyAV 19 dropped the argument.
-    lenient: dict[str, Any] = {"metadata_errors": "replace"} if _pyav_major() < 19 else {}
-    for remaining, (location, arguments) in zip(reversed(range(len(ways))), ways, strict=True):
-        try:
-            container = (opener or av.open)(location, mode="r", **lenient, **arguments)
-            break
-        except (av.FFmpegError, OSError, ValueError) as exc:
-            # A camera that is absent or taken will not come by asking for less.
-            if not remaining or getattr(exc, "errno", None) in _GONE:
-                raise SourceError(_cannot_open(what, exc)) from exc
-            _log.debug("%s: %s", what.name, exc)
+    container = _open_container(what, ways, options.hwaccel, opener or av.open)
     is_live = what.kind == "camera" or (what.kind == "url" and _is_live(what.location, container))
     try:
         return MediaSource(container, what.name, options, is_live=is_live, stream=stream)
     except BaseException:
         container.close()
         raise
+
+
+def _open_container(
+    what: Input,
+    ways: list[tuple[str, dict[str, Any]]],
+    hwaccel: str | None,
+    opener: Callable[..., Any],
+) -> Any:
+    """Return the container that the first way to open it gives. Raises SourceError."""
+    import av
+
+    from streamface.hwaccel import accelerator, no_decoder
+
+    # Titles that are not UTF-8 must not stop a run; PyAV 19 dropped the argument.
+    common: dict[str, Any] = {"metadata_errors": "replace"} if _pyav_major() < 19 else {}
+    if hwaccel is not None:
+        common["hwaccel"] = accelerator(hwaccel)
+    for remaining, (location, arguments) in zip(reversed(range(len(ways))), ways, strict=True):
+        try:
+            return opener(location, mode="r", **common, **arguments)
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            # A camera that is absent or taken will not come by asking for less.
+            if not remaining or getattr(exc, "errno", None) in _GONE:
+                raise SourceError(_cannot_open(what, exc)) from exc
+            _log.debug("%s: %s", what.name, exc)
+        except RuntimeError as exc:
+            if hwaccel is None:
+                raise
+            # PyAV's word for: not one stream of it has a decoder on the GPU.
+            raise SourceError(no_decoder(what.name, hwaccel)) from exc
+    raise AssertionError("there is always a way to open an input")
 
 
 def _pyav_major() -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamface.frame import Colour, Planes
-from streamface.pixels import colour_of, tags_of, to_av, to_planes
+from streamface.pixels import UPRIGHT, Orientation, colour_of, tags_of, to_av, to_planes
 
 MATRICES = ("bt601", "bt709", "bt2020")
 
@@ -72,6 +72,30 @@ def test_tags_choose_matrix_and_range(space, range_, height, expected):
     frame.colorspace, frame.color_range = space, range_
     assert colour_of(frame) == expected
     assert tags_of(frame).space == space
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 70),
+    height=st.integers(1, 70),
+    turn=st.sampled_from(
+        [UPRIGHT, Orientation(transpose=True, flip_y=True), Orientation(flip_x=True)]
+    ),
+)
+def test_nv12_is_split_as_swscale_does_it(width, height, turn):
+    """Every sample of an NV12 frame arrives unchanged, turned or not, padding left out."""
+    frame = av.VideoFrame(width, height, "nv12")
+    rng = np.random.default_rng(width * 71 + height)
+    for plane in frame.planes:
+        memory = np.frombuffer(memoryview(plane), np.uint8)
+        memory[:] = rng.integers(0, 256, memory.size)
+    planes = to_planes(frame, turn)
+    expected = to_planes(frame.reformat(format="yuv420p", threads=1), turn)
+    for got, wanted in zip(
+        (planes.y, planes.u, planes.v), (expected.y, expected.u, expected.v), strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+    assert planes.colour == expected.colour
 
 
 def test_ten_bit_becomes_eight_bit_without_a_shift():
