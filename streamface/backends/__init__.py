@@ -1,19 +1,17 @@
-"""What runs a model: one protocol, one file a runtime, one function that chooses."""
+"""What runs a model: one protocol, one file a runtime."""
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING, Final, Protocol
-
-from streamface.errors import BackendUnavailable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamface.frame import BatchF32
+    import numpy as np
+    from numpy.typing import NDArray
 
-_PACKAGES: Final = {"onnxruntime": "onnxruntime"}
-"""Runtime name to the package it needs."""
+    from streamface.backends.device_crops import Crops
+    from streamface.frame import BatchF32
 
 
 class Backend(Protocol):
@@ -22,34 +20,44 @@ class Backend(Protocol):
     max_batch: int
     """Most rows that one ``run`` takes."""
     provider: str
-    """What really computes, for people: runtime, its version and device."""
+    """What really computes, for people: runtime, its version, precision and device."""
+    input_dtype: np.dtype[Any]
+    """Of crops: float32 normalised, or uint8 levels where the runtime normalises by itself."""
+    on_gpu: bool
+    """Whether it is a GPU that computes."""
 
-    def run(self, batch: BatchF32, *conditions: BatchF32) -> tuple[BatchF32, ...]:
+    def run(self, batch: NDArray[Any], *conditions: BatchF32) -> tuple[BatchF32, ...]:
         """Return the outputs in card order, N first, valid until the next ``run``.
 
-        batch: (N, C, H, W) float32 C-contiguous, 1 <= N <= max_batch. conditions: (N, ...) float32,
-        one for each of the card's ``conditions``, in its order.
+        batch: (N, C, H, W) of ``input_dtype``, C-contiguous, 1 <= N <= max_batch. conditions:
+        (N, ...) float32, one for each of the card's ``conditions``, in its order.
         """
+
+    def warm_up(self) -> None:
+        """Make ready what is else made when it is first needed; overwrites the last outputs."""
 
     def close(self) -> None:
         """Release the runtime's memory; nothing may be run afterwards."""
 
 
-def available() -> tuple[str, ...]:
-    """Return the names of the runtimes that are installed, without importing them."""
-    return tuple(name for name, package in _PACKAGES.items() if importlib.util.find_spec(package))
+@runtime_checkable
+class TensorBackend(Backend, Protocol):
+    """A backend that also takes crops which torch already holds on a device."""
+
+    def run_tensor(self, crops: Crops, *conditions: BatchF32) -> tuple[BatchF32, ...]:
+        """Do what ``run`` does for (N, C, H, W) uint8 crops, after what torch's stream has queued.
+
+        When it returns, ``crops`` and all that they were made of have been read.
+        """
 
 
-def open_backend(card_path: Path, runtime: str = "onnxruntime", *, threads: int = 1) -> Backend:
-    """Open the model of a card with a runtime by name.
+def open_backend(card_path: Path, *, threads: int = 1, provider: str = "cpu") -> Backend:
+    """Open the model of a card, as it is, with ONNX Runtime; ``runtimes`` chooses among all.
 
-    Raises BackendUnavailable for a runtime that is unknown or not installed: a name never falls
-    back to another. Raises ModelError for a card or file that is missing, altered or malformed.
+    provider: see ``ort_backend.OnnxRuntimeBackend``. Raises ModelError for a card or file that is
+    missing, altered or malformed, BackendUnavailable for a provider that is not there.
     """
-    if runtime not in available():
-        installed = ", ".join(available()) or "none"
-        raise BackendUnavailable(f"runtime '{runtime}' is not available; installed: {installed}")
     # Here, so that importing this module loads no runtime.
-    from streamface.backends.cpu import OnnxRuntimeBackend
+    from streamface.backends.ort_backend import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(card_path, threads=threads)
+    return OnnxRuntimeBackend(card_path, threads=threads, provider=provider)
