@@ -19,11 +19,12 @@ import numpy as np
 from streamface.card import load
 from streamface.errors import StreamfaceError, UsageError
 from streamface.evaluation.classifiers import training_faces
+from streamface.parity import conditions_of
 from streamface.preprocess import crop_into
 from streamface.training.quantize import PRECISIONS, convert
 
 if TYPE_CHECKING:
-    from streamface.card import InputSpec, ModelCard
+    from streamface.card import InputSpec
     from streamface.frame import BatchF32
 
 _CALIBRATION_FACES = 512
@@ -37,21 +38,6 @@ def crops_of(data: Path, spec: InputSpec, count: int) -> BatchF32:
         crop_into(planes, landmarks, spec, out[filled])
         filled += 1
     return out[:filled]
-
-
-def conditions_of(card: ModelCard, count: int) -> dict[str, BatchF32]:
-    """Return what the further inputs of a model may hold, (count, ...) each by name."""
-    rng = np.random.default_rng(0)
-    emotions = np.eye(len(card.labels), dtype=np.float32)
-    out = {}
-    for name, shape in card.conditions.items():
-        if name in {"emotions", "expressions"}:
-            out[name] = emotions[rng.integers(0, len(emotions), count)]
-        elif name in {"own", "females"}:  # on and off; male and female
-            out[name] = rng.integers(0, 2, (count, *shape)).astype(np.float32)
-        else:
-            out[name] = rng.standard_normal((count, *shape), np.float32)
-    return out
 
 
 def main() -> int:
