@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from streamface.frame import Face, Frame, ImageU8
     from streamface.model import Model
     from streamface.records import Json
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +112,26 @@ class Analyzer:
 
     def __init__(self, **options: object) -> None:
         """options: fields of ``streamface.Settings`` that concern finding and reading faces."""
+        from functools import partial
+
         from streamface.app import open_detector
         from streamface.model import DEFAULT_MODELS, Model
+        from streamface.runtimes import Runtimes
 
         prepare()
         settings = _settings("-", options)
+        runtimes = Runtimes(settings.compute)
         self._detector: YuNetDetector = open_detector(settings)
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
         self._models: dict[str, Model] = {
-            task: Model.open(given[task] or DEFAULT_MODELS[task]) for task in settings.tasks
+            task: Model.open(
+                given[task] or DEFAULT_MODELS[task],
+                partial(runtimes.open, named=given[task] is not None),
+            )
+            for task in settings.tasks
         }
+        for note in runtimes.notes:
+            _log.warning("%s", note)
 
     def __call__(self, image: ImageU8) -> tuple[Face, ...]:
         """Return the faces of an (H, W, 3) uint8 RGB picture, best detection score first.

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from streamface.anonymize import Cover, CoverSettings
 from streamface.decode import ReadOptions
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from streamface.track import FaceTracker
 
 _log = logging.getLogger(__name__)
+
+_Net = TypeVar("_Net", "Model", "Reenactor", "Inventor")
 
 
 @dataclass(slots=True)
@@ -149,25 +151,31 @@ class Run:
         return targets
 
     def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
+        from streamface.builder import build_missing, check_kept
         from streamface.model import DEFAULT_MODELS, Model
         from streamface.resynth import INVENT_MODEL, REENACT_MODEL, Inventor, Reenactor
+        from streamface.runtimes import Runtimes
 
         settings = self.settings
+        runtimes = Runtimes(settings.compute, build=build_missing, check=check_kept)
+
+        def opened(kind: type[_Net], name: Path | None, otherwise: str) -> _Net:
+            net = kind.open(name or otherwise, partial(runtimes.open, named=name is not None))
+            cleanup.callback(net.close)
+            net.warm_up()
+            return net
+
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
-        models = {}
-        for task in settings.tasks:
-            models[task] = Model.open(given[task] or DEFAULT_MODELS[task])
-            cleanup.callback(models[task].close)
+        models = {task: opened(Model, given[task], DEFAULT_MODELS[task]) for task in settings.tasks}
         self._detector = open_detector(settings)
         if settings.reenact is not None:
-            self._reenactor = Reenactor.open(settings.reenact_model or REENACT_MODEL)
-            cleanup.callback(self._reenactor.close)
+            self._reenactor = opened(Reenactor, settings.reenact_model, REENACT_MODEL)
         if settings.anonymize == SYNTH:
-            self._inventor = Inventor.open(settings.synth_model or INVENT_MODEL)
+            self._inventor = opened(Inventor, settings.synth_model, INVENT_MODEL)
             # Its own reader of expressions: a session of the runtime belongs to one thread.
-            self._reader = Model.open(given["emotion"] or DEFAULT_MODELS["emotion"])
-            cleanup.callback(self._inventor.close)
-            cleanup.callback(self._reader.close)
+            self._reader = opened(Model, given["emotion"], DEFAULT_MODELS["emotion"])
+        for note in runtimes.notes:
+            _log.warning("%s", note)
         return models
 
     def _open_data(self) -> None:
@@ -301,6 +309,19 @@ class Run:
         """The source whose frames are being written now."""
         source = self.playlist.opened.get(self.tally.stream)
         return (source or self.playlist.first).info
+
+    def providers(self) -> dict[str, str]:
+        """Return what really computes in each stage that has a net, by the stage's name."""
+        nets: dict[str, list[Model | Reenactor | Inventor]] = {
+            "classify": list(self._models.values()),
+            "remake": [self._reenactor] if self._reenactor is not None else [],
+            "cover": [net for net in (self._inventor, self._reader) if net is not None],
+        }
+        found = {"find": self._detector.provider}
+        for stage, each in nets.items():
+            if each:
+                found[stage] = ", ".join(dict.fromkeys(net.provider for net in each))
+        return found
 
     def model_hashes(self) -> dict[str, str]:
         """SHA-256 of every model in use, by name."""
@@ -509,7 +530,13 @@ def _opener(settings: Settings) -> Callable[..., Source]:
 
 
 def _read_options(settings: Settings) -> ReadOptions:
-    return ReadOptions(settings.start_s, settings.end_s, settings.max_frames, settings.vid_stride)
+    return ReadOptions(
+        settings.start_s,
+        settings.end_s,
+        settings.max_frames,
+        settings.vid_stride,
+        settings.hwaccel,
+    )
 
 
 def _video_options(settings: Settings) -> VideoOptions:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO
 
+from streamface.compute import AUTO, PRECISIONS, RUNTIMES
 from streamface.errors import SourceError, StreamfaceError, UsageError
 from streamface.settings import COVERS, REENACTED, TASKS, Settings
 
@@ -34,7 +35,7 @@ _DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parsed(sys.argv[1:] if argv is None else argv)
     except SystemExit as exc:  # argparse's own: --help, --version or a usage error
         return int(exc.code or 0)
     try:
@@ -61,6 +62,17 @@ def _complain(message: str) -> None:
     sys.stderr.write(f"streamface: error: {' '.join(message.split())}\n")
 
 
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    if list(argv[:2]) == ["models", "build"]:  # `models NAME` leaves no room for a subcommand
+        from streamface.builder import add_arguments
+
+        parser = _Parser(prog="streamface models build", description=_BUILD_DESCRIPTION)
+        add_arguments(parser)
+        parser.set_defaults(command=_build)
+        return parser.parse_args(argv[2:])
+    return _parser().parse_args(argv)
+
+
 class _Parser(argparse.ArgumentParser):
     """Usage errors in one line, as all others."""
 
@@ -83,7 +95,11 @@ def _parser() -> argparse.ArgumentParser:
             "generate", help="draw people who do not exist", description=_GENERATE_DESCRIPTION
         )
     )
-    models = commands.add_parser("models", help="list the shipped models, or show a model's card")
+    models = commands.add_parser(
+        "models",
+        help="list the shipped models, show a model's card, or build engines",
+        epilog="`streamface models build MODEL…` builds TensorRT engines; it has its own --help.",
+    )
     models.add_argument("name", nargs="?", metavar="MODEL", help="a shipped name or a card's path")
     models.set_defaults(command=_models)
     found = commands.add_parser("cameras", help="list the cameras of this machine")
@@ -93,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_BUILD_DESCRIPTION: Final = (
+    "Build TensorRT engines of models for the GPU of this machine, hold their answers against ONNX "
+    "Runtime's, and keep them where `run` finds them. Without a GPU, TensorRT-RTX builds for all "
+    "GPUs that it supports."
+)
 _RUN_DESCRIPTION: Final = (
     "Find the faces of a video, read their emotion and gender, and write an annotated video, "
     "data, or both. Press Ctrl-C once to stop and keep what is done, twice to cancel."
@@ -154,7 +175,39 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--smoothing", type=float, default=_default("smoothing_s"), metavar="S",
         help="time constant of the labels in seconds, 0 for none (default %(default)s)",
     )  # fmt: skip
+    _add_compute(parser)
     _add_outputs(parser)
+
+
+def _add_compute(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where to compute")
+    group.add_argument(
+        "--device", default=AUTO, metavar="D", help="auto (default), cpu, cuda or cuda:N"
+    )
+    group.add_argument(
+        "--runtime", default=AUTO, choices=RUNTIMES, metavar="R",
+        help=f"{', '.join(RUNTIMES)}; what is named here is what runs, auto takes the fastest at "
+        "hand and says why it is not a faster one",
+    )  # fmt: skip
+    group.add_argument(
+        "--precision", default=AUTO, choices=PRECISIONS, metavar="P",
+        help="fp32, fp16 (on a GPU) or int8 (default: fp16 on a GPU, int8 on a CPU)",
+    )  # fmt: skip
+    group.add_argument(
+        "--provider", metavar="NAME[:DEVICE]",
+        help="of ONNX Runtime: cpu, cuda, tensorrt, openvino, coreml, directml, where its package "
+        "has them",
+    )  # fmt: skip
+    group.add_argument(
+        "--require-gpu", action="store_true", help="fail rather than run a net on the CPU"
+    )
+    group.add_argument(
+        "--build-engines", action="store_true",
+        help="build TensorRT engines that are missing, before the run begins",
+    )  # fmt: skip
+    group.add_argument(
+        "--hwaccel", metavar="D", help="decode on a GPU: cuda or cuda:N (default: on the CPU)"
+    )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -313,6 +366,13 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         gender_model=arguments.gender_model,
         classify_every=arguments.classify_every,
         smoothing_s=arguments.smoothing,
+        device=arguments.device,
+        runtime=arguments.runtime,
+        precision=arguments.precision,
+        provider=arguments.provider,
+        require_gpu=arguments.require_gpu,
+        build_engines=arguments.build_engines,
+        hwaccel=arguments.hwaccel,
         hide_boxes=arguments.hide_boxes,
         hide_labels=arguments.hide_labels,
         hide_probs=arguments.hide_probs,
@@ -446,6 +506,17 @@ def _generate(arguments: argparse.Namespace) -> int:
         generate.run(options)
     sys.stderr.write(f"written: {options.output} (seed {options.seed})\n")
     return DONE
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    _set_up_logging("info")
+    from streamface.kernelcache import prepare
+
+    prepare()
+    from streamface import builder
+
+    with _Interrupts():
+        return builder.main(arguments)
 
 
 def _models(arguments: argparse.Namespace) -> int:

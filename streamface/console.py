@@ -179,6 +179,8 @@ def _stages(run: Run) -> RenderableType:
     table.add_column("busy", justify="right", no_wrap=True)
     table.add_column("ms/frame", justify="right", no_wrap=True)
     table.add_column("queue", no_wrap=True)
+    table.add_column("on", no_wrap=True, overflow="ellipsis")
+    providers = run.providers()
     for stage in run.stats.stages:
         share = busy_share(stage, run.tally.elapsed_s)
         colour = "red" if share > 0.9 else "yellow" if share > 0.6 else ""
@@ -187,6 +189,7 @@ def _stages(run: Run) -> RenderableType:
             Text(f"{share:.0%}", colour),
             f"{_per_frame_ms(stage):.2f}",
             _fill(stage),
+            Text(providers.get(stage.name, ""), "dim"),
         )
     return table
 
@@ -215,6 +218,7 @@ def summary(run: Run) -> list[str]:
     lines.append(f"latency: {percentiles}; dropped frames: {drops}")
     busy = ", ".join(f"{s.name} {busy_share(s, seconds):.0%}" for s in stats.stages)
     lines.append(f"busy: {busy}")
+    lines.append("on: " + "; ".join(f"{stage} {on}" for stage, on in run.providers().items()))
     lines += _covered(run) + _remade(run)
     if run.settings.output is not None:
         lines.append(f"written: {run.settings.output}")

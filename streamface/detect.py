@@ -113,6 +113,7 @@ class YuNetDetector:
         self.imgsz = imgsz
         self.conf = conf
         self._cv2 = cv2
+        self.provider = f"OpenCV {cv2.__version__} CPU"
         self._max_faces = max_faces
         content = _read(model)
         self.sha256 = hashlib.sha256(content).hexdigest()

@@ -64,8 +64,8 @@ def print_report() -> bool:
 
 
 USED_BY: Final = {
-    "emotion-int8": "default",
-    "gender-int8": "default",
+    "emotion-int8": "run, for emotion",
+    "gender-int8": "run, for gender",
     "vqvae-int8": "--reenact",
     "vqvae-prior-int8": "--anonymize synth and generate",
 }
@@ -215,6 +215,30 @@ def _runtime_lines() -> Iterator[str]:
 
     yield f"ONNX Runtime providers: {', '.join(ort.get_available_providers())}"
     yield f"OpenCV: {_opencv()}"
+    yield from _gpu_lines()
+
+
+def _gpu_lines() -> Iterator[str]:
+    from streamface.engines.flavour import installed
+    from streamface.engines.gpu import gpus
+    from streamface.engines.store import ANY_GPU, EngineStore
+
+    found = gpus()
+    for gpu in found:
+        capability = ".".join(map(str, gpu.compute_capability))
+        memory_gb = gpu.memory_bytes / 1e9
+        yield (
+            f"cuda:{gpu.index}: {gpu.name}, compute capability {capability}, {memory_gb:.0f} GB, "
+            f"driver {gpu.driver}"
+        )
+    if not found:
+        yield "GPU: none that an NVIDIA driver shows"
+    yield f"TensorRT: {', '.join(installed()) or 'not installed'}"
+    for record in EngineStore().records():
+        key = record.key
+        where = "any GPU that it supports" if key.gpu == ANY_GPU else key.gpu
+        checked = "checked" if record.check is not None else "not checked on a GPU yet"
+        yield f"engine {record.path.name}: {key.model} {key.precision} for {where}, {checked}"
 
 
 def _opencv() -> str:
@@ -231,6 +255,22 @@ def _model_lines() -> Iterator[str]:
         card, backend = open_card(card_path(name))
         yield f"model {name}: sha256 {card.sha256} (whole), runs on {backend.provider}"
         backend.close()
+    yield from _default_lines()
+
+
+def _default_lines() -> Iterator[str]:
+    """Yield what `run` would use when nothing is asked for, and why not something faster."""
+    from functools import partial
+
+    from streamface.model import card_path, open_card
+    from streamface.runtimes import Runtimes
+
+    runtimes = Runtimes()
+    for name, used in USED_BY.items():
+        card, backend = open_card(card_path(name), None, partial(runtimes.open, named=False))
+        yield f"{used}: {card.name} on {backend.provider}"
+        backend.close()
+    yield from runtimes.notes
 
 
 def _detector_lines() -> Iterator[str]:

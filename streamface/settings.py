@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path  # noqa: TC003 - dataclass fields are read at run time
 from typing import Final
 
+from streamface.compute import AUTO, Compute
 from streamface.errors import UsageError
 
 TASKS: Final = ("emotion", "gender")
@@ -59,6 +61,16 @@ class Settings:
     """Frames between two looks at a track's emotion; None: about 10 looks a second."""
     smoothing_s: float = 0.25
     """Time constant of the label's smoothing."""
+    # Computing
+    device: str = AUTO
+    """Where nets run: auto, cpu, cuda or cuda:N; see ``compute.Compute``, also for what follows."""
+    runtime: str = AUTO
+    precision: str = AUTO
+    provider: str | None = None
+    require_gpu: bool = False
+    build_engines: bool = False
+    hwaccel: str | None = None
+    """The GPU that decodes: cuda or cuda:N; None: the CPU."""
     # Drawing
     hide_boxes: bool = False
     hide_labels: bool = False
@@ -118,6 +130,7 @@ class Settings:
         for name, value, low, high in bounds:
             if not low <= value <= high:
                 raise UsageError(f"{name} must be {low:g} to {high:g}, got {value}")
+        self._check_devices()
         if self.end_s is not None and self.end_s <= self.start_s:
             raise UsageError(f"--end {self.end_s:g} must lie after --start {self.start_s:g}")
         if self.inject and not self.simulate_live:
@@ -137,6 +150,16 @@ class Settings:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown:
             raise UsageError(f"unknown task '{unknown[0]}'; choose from {', '.join(TASKS)}")
+
+    def _check_devices(self) -> None:
+        _ = self.compute  # it refuses what can never be had
+        if self.hwaccel is not None and re.fullmatch(r"cuda(:\d{1,3})?", self.hwaccel) is None:
+            raise UsageError(f"--hwaccel must be cuda or cuda:N, not '{self.hwaccel}'")
+
+    @property
+    def compute(self) -> Compute:
+        """Where and how nets are to run."""
+        return Compute(**{f.name: getattr(self, f.name) for f in fields(Compute)})
 
 
 def detect_every(settings: Settings) -> int:

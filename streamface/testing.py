@@ -89,6 +89,7 @@ class FixedDetector:
     sha256 = "0" * 64
     imgsz = 640
     conf = 0.6
+    provider = "a fixed answer"
 
     def __init__(self, faces: tuple[Face, ...] | None = None) -> None:
         self.faces = (face(),) if faces is None else faces

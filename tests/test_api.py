@@ -84,7 +84,8 @@ def test_what_is_wrong_is_raised_by_the_call_itself(tmp_path):
     with pytest.raises(streamface.UsageError, match="--conf must be"):
         streamface.stream("demo", conf=float("nan"))
     with pytest.raises(
-        TypeError, match="unknown option 'confidence'; known: anonymize, audio, camera_fps"
+        TypeError,
+        match="unknown option 'confidence'; known: anonymize, audio, build_engines, camera_fps",
     ):
         streamface.stream("demo", confidence=0.5)
     with pytest.raises(TypeError, match="unknown option 'confidence'"):

@@ -35,6 +35,7 @@ def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
         stats=stats,
         pipeline=SimpleNamespace(refresh_queues=lambda: None),
         cover=None, remake=None, stand_ins=None,
+        providers=lambda: {"find": "OpenCV 5.0 CPU"},
         playlist=SimpleNamespace(inputs=names, failures={}),
         settings=SimpleNamespace(output="out.mp4", data={}),
         warnings=[],
@@ -78,6 +79,7 @@ def test_the_panel_tells_the_truth():
     assert "95%" in text
     assert "105.56" in text
     assert "■·" in text
+    assert "OpenCV 5.0 CPU" in text
     assert "latency p50 / p95 / p99 59 / 105 / 107 ms" in text
 
 
@@ -143,6 +145,7 @@ def test_the_summary_is_plain_and_right():
         "faces: 3 tracks, 2.00 a frame; happy 67%, neutral 33%",
         "latency: p50 59 ms, p95 105 ms, p99 107 ms; dropped frames: none",
         "busy: read 20%, find 95%",
+        "on: find OpenCV 5.0 CPU",
         "written: out.mp4",
         "written: faces.csv",
     ]

@@ -27,13 +27,16 @@ ROWS = (
     ("app", "api"),
     ("stages", "playlist"),
     None,
-    ("model", "align", "preprocess", "paste"),
-    ("backends",),
-    ("card", "geometry", "kernels"),
-    ("settings", "pipeline", "kernelcache"),
+    ("runtimes",),
+    ("model", "preprocess", "paste"),
+    ("backends", "engines"),
+    ("card", "align", "geometry", "kernels"),
+    ("settings", "compute", "pipeline", "kernelcache", "atomic"),
     ("frame", "errors"),
 )
 OFFLINE = ("evaluation", "training", "testing")
+TORCH_AT_RUN_TIME = ("backends.torch_", "backends.device_crops")
+"""What the names of the modules begin with that import torch and are no part of training."""
 
 
 def imported_by(path, *, at_run_time_only=False):
@@ -108,7 +111,7 @@ def test_imports_point_one_way(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_some_doors_stay_shut(module):
-    """Nobody imports cli; only cli, api, console and the tools know app; torch is training's."""
+    """Nobody imports cli; only cli, api, console and the tools know app; few know torch."""
     name = module.removeprefix("streamface.")
     top = name.split(".")[0]
     imports = set(imported_by(MODULES[module]))
@@ -124,7 +127,24 @@ def test_some_doors_stay_shut(module):
         assert {each.split(".")[0] for each in imports} <= {"kernels", "frame", "errors"}
     if top in ("frame", "errors"):
         assert imports <= {"errors"}
-    if top != "training":
+    if top != "training" and not name.startswith(TORCH_AT_RUN_TIME):
         text = MODULES[module].read_text("utf-8")
         assert "import torch" not in text
         assert "from torch" not in text
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_torch_is_imported_when_it_is_asked_for(module):
+    """Whoever opens the torch runtime imports it in a function, so that nobody else loads torch."""
+    if module.removeprefix("streamface.").startswith(TORCH_AT_RUN_TIME):
+        return
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    at_import = [name for node in tree.body for name in names_in(node)]
+    known = tuple(f"streamface.{each}" for each in TORCH_AT_RUN_TIME)
+    assert not [name for name in at_import if name.startswith(known)]
+
+
+def test_the_command_and_the_choice_of_runtimes_load_no_torch():
+    code = "import sys, streamface.cli, streamface.backends; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"]
