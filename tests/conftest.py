@@ -17,6 +17,20 @@ def no_thread_survives():
     assert not left, f"threads left behind: {left}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip what is marked ``gpu`` where there is none; with $STREAMFACE_REQUIRE_GPU, fail it."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    from streamface.engines.gpu import gpus
+
+    if gpus():
+        return
+    if os.environ.get("STREAMFACE_REQUIRE_GPU"):
+        pytest.fail("STREAMFACE_REQUIRE_GPU is set, but no NVIDIA driver shows a GPU")
+    pytest.skip("needs an NVIDIA GPU ($STREAMFACE_REQUIRE_GPU=1 makes this a failure)")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the research data, or a skip that names it."""
