@@ -107,6 +107,11 @@ class ModelCard:
         if not 0 <= self.uncertain_below <= 1:
             raise ValueError(f"uncertain_below must be in 0..1, not {self.uncertain_below}")
 
+    @property
+    def precision(self) -> str:
+        """What the ONNX computes with: fp32, fp16 or int8."""
+        return str(self.trained.get("precision", "fp32"))
+
 
 def load(path: Path) -> ModelCard:
     """Read and validate a card; raises ModelError naming the file and the field at fault."""

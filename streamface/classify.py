@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 from streamface.frame import GENDERS, Emotion, Frame, Gender
-from streamface.preprocess import crop_into
+from streamface.preprocess import crop_faces
 from streamface.smoothing import EmotionSmoother, SmoothingSettings
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streamface.backends.device_crops import Crops
     from streamface.card import ModelCard
     from streamface.frame import BatchF32, Face, Planes
 
@@ -33,7 +34,15 @@ class Predictor(Protocol):
 
     card: ModelCard
 
-    def predict(self, batch: BatchF32) -> BatchF32:
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        """Of the crops it likes best: float32 or uint8."""
+
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether ``predict`` takes crops in a GPU's memory too."""
+
+    def predict(self, batch: NDArray[Any] | Crops) -> BatchF32:
         """Return the (N, K) probabilities of an (N, C, H, W) batch."""
 
 
@@ -159,14 +168,13 @@ class FaceClassifier:
     ) -> BatchF32:
         if model is None or not looks:
             return np.empty((len(looks), 0), np.float32)
-        spec = model.card.input
-        width, height = spec.size_px
-        channels = 1 if spec.colour == "grey" else 3
-        batch = np.empty((len(looks), channels, height, width), np.float32)
-        for slot, look in zip(batch, looks, strict=True):
-            frame = frames[look.frame]
-            crop_into(frame.planes, frame.faces[look.face].landmarks_px, spec, slot)
-        return model.predict(batch)
+        faces = [
+            (frames[look.frame], frames[look.frame].faces[look.face].landmarks_px) for look in looks
+        ]
+        crops = crop_faces(
+            faces, model.card.input, model.input_dtype, on_device=model.takes_tensors
+        )
+        return model.predict(crops)
 
     def _take_genders(self, looks: Sequence[_Look], probs: BatchF32) -> None:
         """Add one look's log-odds of female to its track's mean, an even vote of all looks."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from streamface.backends import open_backend
+from streamface.backends import TensorBackend, open_backend
 from streamface.card import load
 from streamface.errors import ModelError
-from streamface.preprocess import probe
+from streamface.preprocess import as_input, probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamface.backends import Backend
+    from streamface.backends.device_crops import Crops
     from streamface.card import ModelCard
     from streamface.frame import BatchF32
 
@@ -36,42 +37,77 @@ class Model:
 
     @classmethod
     def open(
-        cls, name_or_card_path: str | Path, *, runtime: str = "onnxruntime", threads: int = 1
+        cls, name_or_card_path: str | Path, opener: Opener | None = None, *, threads: int = 1
     ) -> Model:
         """Open a shipped model by name, or any by the path of its card.
 
-        Raises ModelError if the card or the ONNX is missing, altered or malformed, or if this
-        version prepares pixels differently from the one the model was trained with; raises
-        BackendUnavailable if ``runtime`` is not installed.
+        opener: what chooses the runtime (``Runtimes.open``); None: ONNX Runtime on the CPU, and
+        this very model. Raises ModelError if the card or the ONNX is missing, altered or malformed,
+        or if this version prepares pixels differently from the one the model was trained with; and
+        whatever the opener raises.
         """
         path = card_path(name_or_card_path)
-        card, backend = open_card(path, CLASSIFIER, runtime=runtime, threads=threads)
-        return cls(card, backend)
+        return cls(*open_card(path, CLASSIFIER, opener, threads=threads))
 
     @property
     def provider(self) -> str:
         """What really computes: runtime, its version and device."""
         return self._backend.provider
 
-    def predict(self, batch: BatchF32) -> NDArray[np.float32]:
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU that computes."""
+        return self._backend.on_gpu
+
+    def warm_up(self) -> None:
+        """Make every size of batch ready, before frames wait for it."""
+        self._backend.warm_up()
+
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        """How ``crop_into`` had best make the crops: float32 or uint8. Both are taken."""
+        return self._backend.input_dtype
+
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether ``predict`` takes crops in a GPU's memory too."""
+        return isinstance(self._backend, TensorBackend)
+
+    def predict(self, batch: NDArray[Any] | Crops) -> NDArray[np.float32]:
         """Return (N, K) calibrated probabilities, the caller's own, of (N, C, H, W) crops.
 
-        ``crop_into`` makes the crops. Any N, also 0; large ones are split.
+        ``crop_faces`` makes the crops. Any N, also 0; large ones are split.
         """
+        if isinstance(batch, np.ndarray):
+            batch = as_input(batch, self.card.input, self.input_dtype)
         out = np.empty((len(batch), len(self.card.labels)), np.float32)
         step = self._backend.max_batch
         for start in range(0, len(batch), step):
-            logits = self._backend.run(batch[start : start + step])[0]
+            logits = self._run(batch[start : start + step])[0]
             out[start : start + step] = softmax(logits / np.float32(self.card.temperature))
         return out
+
+    def _run(self, batch: NDArray[Any] | Crops) -> tuple[BatchF32, ...]:
+        if isinstance(batch, np.ndarray):
+            return self._backend.run(batch)
+        if not isinstance(self._backend, TensorBackend):
+            raise TypeError(f"{self.provider} takes crops as NumPy arrays, not {type(batch)}")
+        return self._backend.run_tensor(batch)
 
     def close(self) -> None:
         """Release the backend."""
         self._backend.close()
 
 
+class Opener(Protocol):
+    """Chooses what runs a model; see ``runtimes.Runtimes.open``."""
+
+    def __call__(self, path: Path, *, threads: int) -> tuple[ModelCard, Backend]:
+        """Return the card of the model that is run, which may be a sibling, and what runs it."""
+
+
 def open_card(
-    path: Path, kind: str | None = None, *, runtime: str = "onnxruntime", threads: int = 1
+    path: Path, kind: str | None = None, opener: Opener | None = None, *, threads: int = 1
 ) -> tuple[ModelCard, Backend]:
     """Return a card and the backend that runs it; errors as of ``Model.open``.
 
@@ -81,7 +117,9 @@ def open_card(
     if kind is not None and card.kind != kind:
         raise ModelError(f"{path}: is a model of kind '{card.kind}'; a '{kind}' is needed here")
     check_probe(card, path)
-    return card, open_backend(path, runtime, threads=threads)
+    if opener is not None:
+        return opener(path, threads=threads)
+    return card, open_backend(path, threads=threads)
 
 
 def card_path(name_or_card_path: str | Path) -> Path:

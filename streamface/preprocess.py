@@ -7,51 +7,90 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from streamface.align import invert, similarity
 from streamface.frame import Colour, Planes
-from streamface.kernels.crop import crop_grey, crop_rgb
+from streamface.kernels.crop import crop_grey, crop_rgb, taps_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from streamface.backends.device_crops import Crops
     from streamface.card import InputSpec
-    from streamface.frame import PlaneU8, PointsF32
+    from streamface.frame import Frame, PlaneU8, PointsF32
 
-MAX_TAPS: Final = 5
-"""Samples a side in one pixel of the crop; 25 keep the cost of a screen-high face bounded."""
+_LEVELS: Final = np.array([[1, 1, 1], [0, 0, 0]], np.float32)
+"""Gains that leave levels as they are."""
 
 
 def crop_into(
-    planes: Planes, landmarks_px: PointsF32, spec: InputSpec, out: NDArray[np.float32]
+    planes: Planes, landmarks_px: PointsF32, spec: InputSpec, out: NDArray[np.float32 | np.uint8]
 ) -> None:
     """Cut, align and normalise one face into one slot of a batch.
 
     landmarks_px: (5, 2) float32 in pixels of the frame, order of frame.LANDMARKS. out: (C, H, W)
-    float32 as ``spec`` says, C-contiguous, overwritten. Pixels beyond the frame repeat its border.
-    The GIL is released while pixels are read. Raises ValueError for a wrong ``out``, or for
-    landmarks that are not finite or all in one point.
+    as ``spec`` says, C-contiguous, overwritten: float32 for normalised values, or uint8 for the
+    grey levels before that, rounded, as runtimes want them that normalise by themselves. Pixels
+    beyond the frame repeat its border. The GIL is released while pixels are read. Raises
+    ValueError for a wrong ``out``, or for landmarks that are not finite or all in one point.
     """
-    if out.shape != spec.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise ValueError(f"out must be {spec.shape} float32 C-contiguous, not {out.shape}")
+    if out.shape != spec.shape or not out.flags.c_contiguous:
+        raise ValueError(f"out must be {spec.shape} C-contiguous, not {out.shape}")
+    if out.dtype == np.float32:
+        _crop(planes, landmarks_px, spec, _normalisation(spec.mean, spec.std), out)
+    elif out.dtype == np.uint8:
+        levels = np.empty(spec.shape, np.float32)
+        _crop(planes, landmarks_px, spec, _LEVELS[:, : spec.channels], levels)
+        np.rint(levels, out=out, casting="unsafe")
+    else:
+        raise ValueError(f"out must be float32 or uint8, not {out.dtype}")
+
+
+def _crop(
+    planes: Planes,
+    landmarks_px: PointsF32,
+    spec: InputSpec,
+    gains: NDArray[np.float32],
+    out: NDArray[Any],
+) -> None:
     to_luma = invert(similarity(landmarks_px, spec.landmarks_px))
     scale = math.hypot(to_luma[0, 0], to_luma[1, 0])  # pixels of the frame in one of the crop
-    gains = _normalisation(spec.mean, spec.std)
     if spec.colour == "grey":
         levels = (1.0, 0.0) if planes.colour.full_range else (255 / 219, -16 * 255 / 219)
-        crop_grey(planes.y, to_luma, _taps(scale), levels, gains, out)
+        crop_grey(planes.y, to_luma, taps_for(scale), levels, gains, out)
     else:
-        maps, taps = (to_luma, to_luma / 2), (_taps(scale), _taps(scale / 2))
+        maps, taps = (to_luma, to_luma / 2), (taps_for(scale), taps_for(scale / 2))
         colours = (planes.y, planes.u, planes.v)
         crop_rgb(colours, maps, taps, _to_rgb(planes.colour), gains, out)
 
 
-def _taps(scale: float) -> int:
-    # Samples may lie up to 1.25 pixels apart before what is between them is missed.
-    return min(MAX_TAPS, max(1, math.ceil(scale - 0.25)))
+def crop_faces(
+    faces: Sequence[tuple[Frame, PointsF32]],
+    spec: InputSpec,
+    dtype: np.dtype[Any],
+    *,
+    on_device: bool,
+) -> NDArray[Any] | Crops:
+    """Return the crops of faces, each given by its frame and its (5, 2) landmarks.
+
+    That is (N, C, H, W) of a ``dtype`` that ``crop_into`` takes; or, where ``on_device`` allows it
+    and a GPU holds every one of the frames, a uint8 tensor in its memory. The frames must be held
+    until the crops have been used.
+    """
+    device = [frame.device for frame, _ in faces if frame.device is not None]
+    if on_device and faces and len(device) == len(faces):
+        from streamface.backends.device_crops import crop_batch
+
+        return crop_batch(device, np.stack([points for _, points in faces]), spec)
+    batch: NDArray[Any] = np.empty((len(faces), *spec.shape), dtype)
+    for slot, (frame, points) in zip(batch, faces, strict=True):
+        crop_into(frame.planes, points, spec, slot)
+    return batch
 
 
 @lru_cache(maxsize=16)
@@ -63,6 +102,19 @@ def _to_rgb(colour: Colour) -> NDArray[np.float32]:
 def _normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
     rows = [[1 / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]]
     return np.array(rows, np.float32)
+
+
+def as_input(batch: NDArray[Any], spec: InputSpec, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return (N, C, H, W) crops as a runtime takes them; the same array where they are so already.
+
+    batch: float32 normalised or uint8 levels, as ``crop_into`` makes them. dtype: the wanted one.
+    """
+    if batch.dtype == dtype:
+        return batch
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (spec.mean, spec.std))
+    if dtype == np.uint8:
+        return np.asarray(np.rint(np.clip(batch * std + mean, 0, 255)), np.uint8)
+    return np.asarray((batch - mean) / std, np.float32)
 
 
 def planes_from_grey(image: PlaneU8) -> Planes:

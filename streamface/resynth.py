@@ -14,6 +14,7 @@ import numpy as np
 from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
 from streamface.model import card_path, open_card
+from streamface.preprocess import as_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from streamface.backends import Backend
     from streamface.card import InputSpec, ModelCard
     from streamface.frame import BatchF32
+    from streamface.model import Opener
 
 REENACT_MODEL: Final = "vqvae-int8"
 INVENT_MODEL: Final = "vqvae-prior-int8"
@@ -59,11 +61,11 @@ class _CodeNet:
 
     @classmethod
     def open(
-        cls, name_or_card_path: str | Path, *, runtime: str = "onnxruntime", threads: int = 1
+        cls, name_or_card_path: str | Path, opener: Opener | None = None, *, threads: int = 1
     ) -> Self:
         """Open a shipped model by name or any by its card's path; errors as of ``Model.open``."""
         path = card_path(name_or_card_path)
-        card, backend = open_card(path, cls.kind, runtime=runtime, threads=threads)
+        card, backend = open_card(path, cls.kind, opener, threads=threads)
         if tuple(card.conditions) != _KINDS[cls.kind]:
             takes, wanted = ", ".join(card.conditions), ", ".join(_KINDS[cls.kind])
             raise ModelError(f"{path}: takes {takes or 'no conditions'}; it should take {wanted}")
@@ -79,12 +81,22 @@ class _CodeNet:
         """What really computes: runtime, its version and device."""
         return self._backend.provider
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU that computes."""
+        return self._backend.on_gpu
+
+    def warm_up(self) -> None:
+        """Make every size of batch ready, before frames wait for it."""
+        self._backend.warm_up()
+
     def close(self) -> None:
         """Release the backend."""
         self._backend.close()
 
     def _run(self, crops: BatchF32, *conditions: BatchF32) -> list[BatchF32]:
         """Return the outputs, (N, 3, S, S) each and the caller's own, for any N."""
+        crops = as_input(crops, self.spec, self._backend.input_dtype)
         out = [np.empty((len(crops), *self.spec.shape), np.float32) for _ in self.card.outputs]
         step = self._backend.max_batch
         for start in range(0, len(crops), step):

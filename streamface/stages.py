@@ -57,6 +57,8 @@ class Classify:
     def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
         """Give every face its readings."""
         self._classifier.classify(items)
+        for frame in items:
+            frame.device = None  # a GPU's memory is scarce, and later stages may hold many frames
         return items
 
     def finish(self) -> Sequence[Frame]:

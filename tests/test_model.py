@@ -14,12 +14,13 @@ import pytest
 from skimage.data import astronaut
 
 import streamface
-from streamface.backends import available, open_backend
+from streamface.backends import open_backend, ort_backend
+from streamface.backends.ort_backend import PROVIDERS, providers
 from streamface.card import load
-from streamface.errors import BackendUnavailable, ModelError
+from streamface.errors import BackendUnavailable, ModelError, UsageError
 from streamface.frame import EMOTIONS, GENDERS, Planes
 from streamface.model import DEFAULT_MODELS, Model, card_path, shipped_names, softmax
-from streamface.preprocess import crop_into
+from streamface.preprocess import as_input, crop_into
 
 SHIPPED = {
     f"{name}{precision}": labels
@@ -107,6 +108,7 @@ def test_probabilities_are_softened_by_the_cards_temperature():
     class Fixed:
         max_batch = 2
         provider = "fake"
+        input_dtype = np.dtype(np.float32)
 
         def run(self, batch):
             return (np.tile(np.array([0, 1, 2, 3, 4, 5, 6], np.float32), (len(batch), 1)),)
@@ -158,10 +160,59 @@ def test_unknown_names_list_the_shipped_ones():
         Model.open("age")
 
 
-def test_unknown_runtimes_list_the_installed_ones():
-    with pytest.raises(BackendUnavailable, match="onnxruntime"):
-        Model.open("emotion", runtime="abacus")
-    assert "onnxruntime" in available()
+def test_unknown_providers_list_the_known_ones():
+    with pytest.raises(UsageError, match="one of cpu, cuda, tensorrt, openvino"):
+        open_backend(card_path("emotion"), provider="abacus")
+
+
+def test_a_provider_that_this_onnxruntime_lacks_is_told_with_what_it_has():
+    missing = next(name for name in PROVIDERS if name not in providers())
+    with pytest.raises(BackendUnavailable, match=f"no provider '{missing}' .it has .*cpu"):
+        open_backend(card_path("emotion"), provider=missing)
+
+
+@pytest.mark.parametrize(("provider", "why"), [("cpu:1", "no device"), ("cuda:x", "a number")])
+def test_a_provider_with_a_device_it_cannot_have_is_refused(provider, why):
+    with pytest.raises(UsageError, match=why):
+        open_backend(card_path("emotion"), provider=provider)
+
+
+def test_a_provider_that_does_not_start_is_no_silent_fall_back(monkeypatch):
+    """ONNX Runtime goes on with the CPU where a provider's libraries are missing."""
+
+    class OnTheCpuAfterAll:
+        def __init__(self, content, options, providers):
+            assert providers[0] == ("CUDAExecutionProvider", {"device_id": "1"})
+
+        def get_providers(self):
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(ort_backend, "providers", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr(ort_backend.ort, "InferenceSession", OnTheCpuAfterAll)
+    with pytest.raises(BackendUnavailable, match="'cuda' did not start"):
+        open_backend(card_path("emotion"), provider="cuda:1")
+
+
+@pytest.mark.skipif("openvino" not in providers(), reason="needs onnxruntime-openvino")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_openvino_answers_as_the_cpu_does(name):
+    plain, other = (
+        Model(load(card_path(name)), open_backend(card_path(name), provider=provider))
+        for provider in ("cpu", "openvino")
+    )
+    assert "openvino" in other.provider
+    assert not other.on_gpu
+    batch = crops(plain, 5)
+    np.testing.assert_allclose(other.predict(batch), plain.predict(batch), atol=0.05)
+
+
+def test_grey_levels_are_answered_as_normalised_crops_are():
+    model = Model.open("gender")
+    levels = np.random.default_rng(0).integers(0, 256, (3, *model.card.input.shape), np.uint8)
+    normalised = as_input(levels, model.card.input, np.dtype(np.float32))
+    np.testing.assert_array_equal(model.predict(levels), model.predict(normalised))
+    back = as_input(normalised, model.card.input, np.dtype(np.uint8))
+    np.testing.assert_array_equal(back, levels)
 
 
 def test_a_backend_refuses_other_shapes():

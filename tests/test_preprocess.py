@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamface import preprocess
 from streamface.align import invert, similarity
 from streamface.card import InputSpec
 from streamface.frame import Colour, Planes
+from streamface.kernels.crop import taps_for
 from streamface.preprocess import crop_into, planes_from_grey, probe
 
 POINTS = np.array([(3, 3), (7, 3), (5, 5), (3.5, 7), (6.5, 7)], np.float32)
@@ -58,7 +58,7 @@ def test_the_kernel_does_what_its_slow_twin_does(  # noqa: PLR0917 - hypothesis 
     )
     landmarks = (POINTS @ turn.T + shift).astype(np.float32)
     to_luma = invert(similarity(landmarks, spec.landmarks_px))
-    expected = naive_crop.crop(planes, to_luma, spec, preprocess._taps)
+    expected = naive_crop.crop(planes, to_luma, spec, taps_for)
     # Half of one of 255 levels: eleven bits of a share on two axes and three planes.
     np.testing.assert_allclose(crop(planes, landmarks, spec), expected, atol=0.5 / 60)
 
@@ -119,3 +119,19 @@ def test_wrong_slots_and_landmarks_are_refused():
         crop_into(planes, POINTS, GREY, np.empty((1, 10, 9), np.float32).swapaxes(1, 2)[:, ::-1])
     with pytest.raises(ValueError, match="do not span"):
         crop(planes, POINTS * np.float32(np.inf), GREY)
+
+
+@pytest.mark.parametrize("spec", [GREY, RGB])
+def test_grey_levels_are_what_is_normalised_otherwise(spec):
+    planes = noise((60, 50), Colour("bt601"), 3)
+    landmarks = (POINTS * 2.5 + 9).astype(np.float32)
+    levels = np.empty(spec.shape, np.uint8)
+    crop_into(planes, landmarks, spec, levels)
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (spec.mean, spec.std))
+    exact = crop(planes, landmarks, spec) * std + mean
+    np.testing.assert_allclose(levels, exact, atol=0.5001)
+
+
+def test_other_numbers_are_refused():
+    with pytest.raises(ValueError, match="float32 or uint8"):
+        crop_into(noise((60, 50), Colour(), 0), POINTS, GREY, np.empty(GREY.shape, np.float64))

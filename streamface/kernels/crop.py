@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,10 +14,18 @@ if TYPE_CHECKING:
     from streamface.frame import PlaneU8
 
 
+MAX_TAPS: Final = 5
+"""Samples a side in one pixel of the crop; 25 keep the cost of a screen-high face bounded."""
 _ONE: Final = 1 << 16
 """A pixel in the fixed-point coordinates of the fast path."""
 _SHARE_BITS: Final = 11
 """Bits of a bilinear share: 8 + 11 + 11 fit an int32, and are good to an eighth of a level."""
+
+
+def taps_for(scale: float) -> int:
+    """Return how many samples a side a pixel of the crop takes that is ``scale`` pixels wide."""
+    # Samples may lie up to 1.25 pixels apart before what is between them is missed.
+    return min(MAX_TAPS, max(1, math.ceil(scale - 0.25)))
 
 
 @njit(cache=True, nogil=True)
