@@ -17,4 +17,7 @@ import onnxruntime as ort
 if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
     ort.disable_telemetry_events()
 
+# What a provider complains of while it starts; whether it did is asked, and told in one line.
+ort.set_default_logger_severity(3)
+
 __all__ = ["ort"]
