@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -15,6 +16,16 @@ def no_thread_survives():
     yield
     left = [t.name for t in threading.enumerate() if t.name.startswith("streamface-")]
     assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_as_it_was():
+    """The command line sets up logging for the process; no test inherits that from another."""
+    root, ours = logging.getLogger(), logging.getLogger("streamface")
+    before = root.level, ours.level
+    yield
+    root.setLevel(before[0])
+    ours.setLevel(before[1])
 
 
 @pytest.hookimpl(tryfirst=True)
