@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -297,6 +297,8 @@ class StandIns:
         self._budget = budget or Budget(None)
         self._steadier = Steadier(_DEAF_LEVELS_OF_STRANGERS)
         self._mask = head_mask(model.spec)
+        # Without its edges, where a net draws what belongs to no face.
+        self._face = np.asarray(np.clip(2 * face_mask(model.spec) - 1, 0, 1), np.float32)
         self._inside = np.asarray(face_mask(model.spec) > 0.5)
         self._people: dict[tuple[int, int], _Person] = {}
         self._entropy = np.random.SeedSequence(seed).entropy
@@ -338,7 +340,7 @@ class StandIns:
             np.stack([person.key for person in people]),
         )
         for job, crop, drawn in zip(jobs, crops, made, strict=True):
-            lit = lit_as(drawn, crop)
+            lit = surrounded(lit_as(drawn, crop), crop, self._face, self._mask)
             (new,) = self._steadier.steady(job, crop, [lit])
             patch = Patch(new, None, self._mask, self._grain(job))
             paste(job.frame.planes, job.landmarks_px, spec, patch, seed=job.frame.index)
@@ -434,6 +436,43 @@ def lit_as(drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.
         np.ascontiguousarray(away.transpose(1, 2, 0)), (side, side), interpolation=cv2.INTER_LINEAR
     )
     return np.asarray(np.clip(drawn + smooth.transpose(2, 0, 1), 0, 255), np.float32)
+
+
+def surrounded(
+    drawn: NDArray[np.float32],
+    crop: NDArray[np.float32],
+    face: NDArray[np.float32],
+    head: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Return a (3, S, S) picture, 0..255, whose face is the drawn one and fits its surroundings.
+
+    Between the drawn face and what will be seen around it lies a smooth passage from the one to
+    the other, made of nothing else: what a net drew beside a face fits nothing, and what was there
+    is not to be seen. face, head: (S, S) masks of the face and of all that is pasted. Pulled and
+    pushed through a pyramid, as Gortler et al. (The Lumigraph, 1996) fill holes.
+    """
+    import cv2
+
+    source = (crop + 1) * np.float32(127.5)
+    known = np.maximum(face, head == 0).astype(np.float32)
+    picture = np.where(head == 0, source, drawn)
+    levels = [np.dstack((*(picture * known), known))]
+    while levels[-1].shape[0] > 1:
+        half = levels[-1].shape[0] // 2
+        levels.append(cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA))
+    filled = levels[-1]
+    for level in reversed(levels[:-1]):
+        side = level.shape[0]
+        coarse = _whole(cv2.resize(filled, (side, side), interpolation=cv2.INTER_LINEAR))
+        share = np.minimum(level[..., 3:] * 4, 1)
+        filled = coarse + share * (_whole(level) - coarse)
+    passage = filled[..., :3].transpose(2, 0, 1)
+    return np.asarray(passage + face * (drawn - passage), np.float32)
+
+
+def _whole(weighted: NDArray[Any]) -> NDArray[np.float32]:
+    """Return (S, S, 4) values and weights with all weights made 1; what has none stays 0."""
+    return np.asarray(weighted / np.maximum(weighted[..., 3:], 1e-6), np.float32)
 
 
 def _followed(

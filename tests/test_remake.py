@@ -13,6 +13,7 @@ from sample_faces import face, frame
 from streamface.anonymize import Cover, CoverSettings
 from streamface.card import InputSpec
 from streamface.frame import EMOTIONS, Colour, Gender, Planes
+from streamface.paste import face_mask, head_mask
 from streamface.remake import (
     Budget,
     Remake,
@@ -21,6 +22,7 @@ from streamface.remake import (
     can_be_remade,
     female_of,
     lit_as,
+    surrounded,
     tinted_as,
 )
 from streamface.resynth import Remade, asked, expression
@@ -302,3 +304,34 @@ def test_what_is_asked_for_names_one_emotion():
     assert expression("happy").sum() == pytest.approx(1)
     assert expression("happy").argmax() == EMOTIONS.index("happy")
     assert ("same", *EMOTIONS) == REENACTED
+
+
+WIDE = InputSpec((64, 64), "rgb", LANDMARKS * np.float32(64 / SIDE), (127.5,) * 3, (127.5,) * 3)
+
+
+def test_a_drawn_face_passes_smoothly_into_what_is_seen_around_it():
+    """Of the source only what will be seen anyway has a say, of the drawing only the face."""
+    rng = np.random.default_rng(0)
+    head = head_mask(WIDE)
+    face = np.clip(2 * face_mask(WIDE) - 1, 0, 1).astype(np.float32)
+    crop = rng.uniform(-1, 1, (3, 64, 64)).astype(np.float32)
+    drawn = rng.uniform(0, 255, (3, 64, 64)).astype(np.float32)
+    made = surrounded(drawn, crop, face, head)
+    np.testing.assert_allclose(made[:, face == 1], drawn[:, face == 1], atol=1e-3)
+    other_crop, other_drawn = crop.copy(), drawn.copy()
+    other_crop[:, head > 0] = rng.uniform(-1, 1, (3, int((head > 0).sum())))
+    other_drawn[:, face == 0] = 0
+    np.testing.assert_array_equal(surrounded(other_drawn, other_crop, face, head), made)
+
+
+def test_one_colour_around_a_face_of_one_colour_makes_a_ramp_between_them():
+    head = head_mask(WIDE)
+    face = np.clip(2 * face_mask(WIDE) - 1, 0, 1).astype(np.float32)
+    crop = np.full((3, 64, 64), 100 / 127.5 - 1, np.float32)
+    made = surrounded(np.full((3, 64, 64), 200, np.float32), crop, face, head)
+    assert made[:, face == 1] == pytest.approx(200, abs=0.01)
+    assert made[:, head == 0] == pytest.approx(100, abs=0.01)
+    between = made[:, (face == 0) & (head > 0)]
+    assert between.min() >= 99.9
+    assert between.max() <= 200.1
+    assert np.abs(np.diff(made[0, 32])).max() < 40
