@@ -18,7 +18,7 @@ from streamface.frame import Colour, DevicePlanes, Planes
 if TYPE_CHECKING:
     from av.video.plane import VideoPlane
 
-    from streamface.frame import ColourMatrix, PlaneU8
+    from streamface.frame import ColourMatrix, ImageU8, PlaneU8
 
 # AVColorSpace (ITU-T H.273 matrix coefficients), AVColorRange and swscale's own numbers.
 _BT709, _UNSPECIFIED, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL, _BT2020_CL = (
@@ -235,6 +235,24 @@ def _turn_into(source: PlaneU8, turn: Orientation, target: PlaneU8) -> None:
         axes = -1 if turn.flip_x and turn.flip_y else int(turn.flip_x)
         source = np.asarray(cv2.flip(source, axes), np.uint8)
     target[:] = source
+
+
+def shrunk_bgr(planes: Planes, size_px: tuple[int, int]) -> ImageU8:
+    """Return the picture as a new (H, W, 3) BGR uint8 array of another (width, height).
+
+    For looking at: swscale shrinks by area and converts in one pass.
+    """
+    matrix = _SWS[planes.colour.matrix]
+    picture = to_av(planes, even=False).reformat(
+        *size_px,
+        "bgr24",
+        src_colorspace=matrix,
+        src_color_range=_FULL if planes.colour.full_range else _LIMITED,
+        dst_color_range=_FULL,
+        interpolation="AREA",
+        threads=1,
+    )
+    return np.asarray(picture.to_ndarray(), np.uint8)
 
 
 def to_av(planes: Planes, *, even: bool) -> av.VideoFrame:
