@@ -17,7 +17,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
     if path.name != "__init__.py"
 }
-HEAVY = ("torch", "tensorrt", "cv2", "numba", "av", "onnxruntime", "rich", "PIL", "pyarrow")
+HEAVY = tuple("torch tensorrt cv2 numba av onnxruntime rich PIL pyarrow aiohttp".split())
 
 # Top to bottom as ARCHITECTURE.md has them: a module imports only from its own row and those below.
 # None is the row of all that are not named: media, faces, drawing, data.
