@@ -275,3 +275,25 @@ def to_av(planes: Planes, *, even: bool) -> av.VideoFrame:
         stored[:rows, columns : plane.width] = source[:, -1:]
         stored[rows:, : plane.width] = stored[rows - 1, : plane.width]
     return frame
+
+
+def recoloured(planes: Planes, colour: Colour, size_px: tuple[int, int] | None = None) -> Planes:
+    """Return the same picture under another matrix or range, scaled to ``size_px``; always a copy.
+
+    For outputs that know only some ways to read Y, U and V.
+    """
+    width, height = size_px or planes.size_px
+    frame = to_av(planes, even=False).reformat(
+        width,
+        height,
+        "yuv420p",
+        src_colorspace=_SWS[planes.colour.matrix],
+        dst_colorspace=_SWS[colour.matrix],
+        src_color_range=_FULL if planes.colour.full_range else _LIMITED,
+        dst_color_range=_FULL if colour.full_range else _LIMITED,
+        threads=1,
+    )
+    copy = Planes.allocate((width, height), colour)
+    for source, target in zip(frame.planes, (copy.y, copy.u, copy.v), strict=True):
+        target[:] = _stored(source)[:, : source.width]
+    return copy

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamface.frame import Colour, Planes
-from streamface.pixels import UPRIGHT, Orientation, colour_of, tags_of, to_av, to_planes
+from streamface.pixels import (
+    UPRIGHT,
+    Orientation,
+    colour_of,
+    recoloured,
+    tags_of,
+    to_av,
+    to_planes,
+)
 
 MATRICES = ("bt601", "bt709", "bt2020")
 
@@ -120,3 +128,26 @@ def test_planes_refuse_wrong_shapes():
         Planes.allocate((0, 5), Colour())
     with pytest.raises(ValueError, match="must be \\(H, W, 3\\) uint8"):
         Planes.from_rgb(np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize("size_px", [(64, 48), (63, 47)], ids=str)
+@pytest.mark.parametrize("target", [Colour("bt601"), Colour("bt709"), Colour("bt601", True)])
+@pytest.mark.parametrize("source", [Colour(m, f) for m in MATRICES for f in (False, True)], ids=str)
+def test_recoloured_planes_look_the_same(source, target, size_px):
+    width, height = size_px
+    image = np.full((height, width, 3), (200, 60, 40), np.uint8)
+    image[height // 2 :] = (40, 120, 190)
+    planes = Planes.from_rgb(image, source)
+    other = recoloured(planes, target)
+    assert other.colour == target
+    assert other.y is not planes.y
+    for rows in (slice(0, height // 2 - 4), slice(height // 2 + 4, None)):
+        difference = other.to_rgb()[rows].astype(int) - planes.to_rgb()[rows]
+        assert np.abs(difference).max() <= 6
+
+
+def test_recoloured_planes_may_be_scaled():
+    planes = Planes.from_rgb(np.full((48, 64, 3), (200, 60, 40), np.uint8))
+    small = recoloured(planes, Colour("bt601"), (30, 20))
+    assert small.size_px == (30, 20)
+    assert np.abs(small.to_rgb().astype(int) - (200, 60, 40)).max() <= 6
