@@ -10,6 +10,7 @@ SDL belongs to one thread, which on macOS must be the main one; only ``wake`` is
 from __future__ import annotations
 
 import ctypes
+import os
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
@@ -39,11 +40,11 @@ _MODES: Final = {
     Colour("bt709"): 2,
 }
 _OTHERWISE: Final = Colour("bt709")
+# What SDL falls back to where there is no screen.
+_UNSEEN: Final = frozenset({"offscreen", "dummy", "evdev"})
 _MOST_OF_THE_SCREEN: Final = 0.9
 _TEXT_PX: Final = 15
 _HINTS: Final = {
-    "SDL_APP_NAME": "streamface",
-    "SDL_VIDEO_X11_WMCLASS": "streamface",
     # Ctrl-C and SIGTERM are ours.
     "SDL_NO_SIGNAL_HANDLERS": "1",
     # Linear.
@@ -97,13 +98,55 @@ class SdlScreen:
             raise SinkError(f"--show needs a display: {self._reason()}; leave --show out here")
         self._window = self._renderer = None
         self._kept = _Kept()
-        self._full = self._closed = False
+        self._full = self._closed = self._lost = False
         self._wake_event = 0
+        self._on_loss: Any = None
         try:
+            self._refuse_blind()
             self._open(title, wanted_px)
+            self._outlive_x()
         except BaseException:
             self.close()
             raise
+
+    def _refuse_blind(self) -> None:
+        driver = self._sdl.SDL_GetCurrentVideoDriver().decode()
+        # Who names one, a test for instance, means it.
+        if driver in _UNSEEN and os.environ.get("SDL_VIDEODRIVER") != driver:
+            raise SinkError("--show needs a display, and there is none here; leave --show out")
+
+    def _outlive_x(self) -> None:
+        """Make the loss of an X server an error of ours: Xlib would end the whole process."""
+        if self._sdl.SDL_GetCurrentVideoDriver() != b"x11":
+            return
+        from sdl2 import syswm
+
+        try:
+            xlib = ctypes.CDLL("libX11.so.6")
+            set_exit_handler = xlib.XSetIOErrorExitHandler
+        except (OSError, AttributeError):  # before Xlib 1.7
+            return
+        info = syswm.SDL_SysWMinfo()
+        self._sdl.SDL_GetVersion(ctypes.byref(info.version))
+        if not syswm.SDL_GetWindowWMInfo(self._window, ctypes.byref(info)):
+            return
+        on_error = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+        on_exit = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+        # Kept, for Xlib holds no reference. Either ends the process where it is not replaced.
+        self._on_loss = on_error(self._note_loss), on_exit(lambda _display, _data: None)
+        xlib.XSetIOErrorHandler.argtypes = [on_error]
+        xlib.XSetIOErrorHandler(self._on_loss[0])
+        set_exit_handler.argtypes = [ctypes.c_void_p, on_exit, ctypes.c_void_p]
+        display = ctypes.cast(info.info.x11.display, ctypes.c_void_p)
+        set_exit_handler(display, self._on_loss[1], None)
+
+    def _note_loss(self, _display: int | None) -> int:
+        self._lost = True
+        return 0
+
+    def _heed_loss(self) -> None:
+        if self._lost:
+            raise SinkError("the display of --show went away")
 
     def _open(self, title: str, wanted_px: tuple[float, float]) -> None:
         sdl = self._sdl
@@ -165,7 +208,8 @@ class SdlScreen:
         asked: list[Command] = []
         while found:
             asked += self._meaning(event)
-            found = sdl.SDL_PollEvent(ctypes.byref(event))
+            found = not self._lost and sdl.SDL_PollEvent(ctypes.byref(event))
+        self._heed_loss()
         return asked
 
     def _meaning(self, event: Any) -> Iterator[Command]:
@@ -208,8 +252,8 @@ class SdlScreen:
         self._sdl.SDL_HideWindow(self._window)
 
     def close(self) -> None:
-        """Give everything back to the system; a second call does nothing."""
-        if self._closed:
+        """Give everything back to the system, unless it went away; a second call does nothing."""
+        if self._closed or self._lost:
             return
         self._closed = True
         if self._renderer:
@@ -238,6 +282,7 @@ class SdlScreen:
         if notice:
             self._draw_plate(notice, (0, 0, *size_px), right=True)
         sdl.SDL_RenderPresent(self._renderer)
+        self._heed_loss()
 
     def _draw_picture(self, number: int, planes: Planes, place: Rect) -> None:
         texture = self._texture(number, planes)

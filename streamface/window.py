@@ -144,8 +144,9 @@ class Window:
     def drive(self, work: Callable[[], None]) -> None:
         """Run ``work`` in a thread and the window here, until both are done; raise what it raised.
 
-        An exception here (Ctrl-C, a window that fails) stops the run and is raised once ``work``
-        has ended, which the next ``show`` in it ends.
+        A window that fails stops the run as its close button does, so that what was recorded is
+        whole, and is raised after that. Any other exception here, such as a second Ctrl-C, makes
+        the next ``show`` end ``work``, and is raised then.
         """
         raised: list[BaseException] = []
         thread = threading.Thread(target=self._work, args=(work, raised), name="streamface-run")
@@ -153,8 +154,13 @@ class Window:
             thread.start()
             while not self._over or (self._stays and not (self._hidden or raised)):
                 self.pump(_TICK_S)
+        except StreamfaceError:
+            self._steered.stop()
+            self._go_on_unseen()
+            raise
         except BaseException:
-            self._abandon()
+            self._steered.stop()
+            self._go_on_unseen(abandoned=True)
             raise
         finally:
             if thread.ident is not None:
@@ -231,18 +237,16 @@ class Window:
 
     def _leave(self) -> None:
         """Let the window go, at once; the run finishes without it."""
-        if self._hidden:
-            return
-        with self._changed:
-            self._hidden, self._paused = True, False
-            self._newest = [None] * len(self._panes)
-            self._changed.notify_all()
-        self._screen.hide()
+        if not self._hidden:
+            self._go_on_unseen()
+            self._screen.hide()
 
-    def _abandon(self) -> None:
-        self._steered.stop()
+    def _go_on_unseen(self, *, abandoned: bool = False) -> None:
+        """Wake who waits in ``show``; no screen is touched from here on."""
         with self._changed:
-            self._abandoned, self._paused = True, False
+            self._hidden = self._woken = True
+            self._paused, self._abandoned = False, abandoned
+            self._newest = [None] * len(self._panes)
             self._changed.notify_all()
 
     def _save(self) -> None:

@@ -6,9 +6,11 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -61,24 +63,32 @@ class Steered:
 # -- the real thing
 
 
+@contextmanager
+def x_server():
+    """Run an X server without a screen; yield its process and the display's name."""
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1000x700x24", "-noreset"]
+    with (
+        os.fdopen(read) as told,
+        subprocess.Popen(
+            command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process,
+    ):
+        os.close(write)
+        try:
+            yield process, f":{told.readline().strip()}"
+        finally:
+            process.terminate()
+
+
 @pytest.fixture(scope="session")
 def xvfb():
     """The name of a display of our own, or None where Xvfb is not installed."""
-    program = shutil.which("Xvfb")
-    if program is None:
+    if shutil.which("Xvfb") is None:
         yield None
         return
-    read, write = os.pipe()
-    command = [program, "-displayfd", str(write), "-screen", "0", "1000x700x24", "-noreset"]
-    server = subprocess.Popen(
-        command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    os.close(write)
-    with os.fdopen(read) as told:
-        number = told.readline().strip()
-    yield f":{number}" if number else None
-    server.terminate()
-    server.wait()
+    with x_server() as (_, name):
+        yield name
 
 
 @pytest.fixture
@@ -314,17 +324,59 @@ def test_a_run_in_a_real_window(display):
     assert len(window.age) >= 3
 
 
-def test_without_a_display_the_error_says_so(monkeypatch):
+LOSS = """
+import os, signal, sys, time
+from streamface.errors import SinkError
+from streamface.frame import Colour, Planes
+from streamface.sdl import SdlScreen, View
+screen = SdlScreen("test", (64, 48))
+view = View(Planes.allocate((64, 48), Colour()))
+screen.draw([view])
+screen.wait(0)
+os.kill(int(sys.argv[1]), signal.SIGKILL)
+try:
+    for _ in range(500):
+        screen.wait(0.01)
+        screen.draw([view])
+except SinkError as exc:
+    screen.close()
+    print(exc)
+"""
+
+
+def test_a_lost_x_server_is_an_error_and_not_the_end(display, monkeypatch):
+    if display is None:
+        pytest.skip("needs Xvfb")
+    with x_server() as (process, name):
+        monkeypatch.setenv("DISPLAY", name)
+        command = [sys.executable, "-c", LOSS, str(process.pid)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "the display of --show went away\n")
+
+
+def test_importing_the_window_needs_no_display():
+    """Nor SDL: only opening one does."""
+    code = "import sys, streamface.window; print('sdl2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("driver", ["x11", None])
+def test_without_a_display_the_error_says_so(monkeypatch, driver):
+    """Also where SDL is content to draw where nobody sees it."""
     sdl()
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+    if driver is None and not sys.platform.startswith("linux"):
+        pytest.skip("other systems always have a display")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+    if driver:
+        monkeypatch.setenv("SDL_VIDEODRIVER", driver)
     with pytest.raises(SinkError, match="--show needs a display"):
         SdlScreen("test", (10, 10))
 
 
 def test_without_pysdl2_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sdl2", None)
+    monkeypatch.setitem(sys.modules, "sdl2", None)
     with pytest.raises(UsageError, match=r"streamface\[gui\]"):
         SdlScreen("test", (10, 10))
 
@@ -448,10 +500,12 @@ def test_a_paused_live_stream_goes_on_unseen():
     assert [views[0].planes for views, _ in screen.drawn] == [seen.planes]
 
 
-@pytest.mark.parametrize("end", ["stop", "error"])
+@pytest.mark.parametrize("end", ["stop", SinkError("the window failed"), KeyboardInterrupt()])
 def test_a_paused_run_ends_when_it_is_told_to(end):
+    """Stopped by a key or a failed window, it finishes its files; an interrupt cancels it."""
+
     def fail():
-        raise SinkError("the window failed")
+        raise end
 
     steered = Steered()
     screen = FakeScreen([["pause"]])
@@ -470,10 +524,10 @@ def test_a_paused_run_ends_when_it_is_told_to(end):
 
     if end == "stop":
         window.drive(work)
-        assert outcome == ["went on"]
     else:
-        with pytest.raises(SinkError, match="the window failed"):
+        with pytest.raises(type(end)):
             window.drive(work)
+    assert outcome == ["cancelled" if isinstance(end, KeyboardInterrupt) else "went on"]
     assert steered.stopping
 
 
