@@ -24,19 +24,21 @@ class Channel(Generic[T]):
     in a thread that already waits. There is no time-out and no polling anywhere.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, changed: threading.Condition | None = None) -> None:
+        """Begin empty. changed: what a receiver of several channels waits on; None: its own."""
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.capacity = capacity
+        self.closed = False
+        """Whether the sender said that nothing more will come."""
+        self.cancelled = False
         self._items: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._cancelled = False
+        self._changed = changed or threading.Condition()
 
     def put(self, item: T) -> None:
         """Append ``item``, waiting while the channel is full. Raises Cancelled, ValueError."""
         with self._changed:
-            while len(self._items) >= self.capacity and not self._cancelled:
+            while len(self._items) >= self.capacity and not self.cancelled:
                 self._changed.wait()
             self._append(item)
 
@@ -57,9 +59,9 @@ class Channel(Generic[T]):
             return dropped
 
     def _append(self, item: T) -> None:
-        if self._cancelled:
+        if self.cancelled:
             raise Cancelled
-        if self._closed:
+        if self.closed:
             raise ValueError("put on a closed channel")
         self._items.append(item)
         self._changed.notify_all()
@@ -72,9 +74,9 @@ class Channel(Generic[T]):
         """
         wanted = min(at_most, self.capacity) if fill else 1
         with self._changed:
-            while len(self._items) < wanted and not (self._closed or self._cancelled):
+            while len(self._items) < wanted and not (self.closed or self.cancelled):
                 self._changed.wait()
-            if self._cancelled:
+            if self.cancelled:
                 raise Cancelled
             taken = [self._items.popleft() for _ in range(min(at_most, len(self._items)))]
             self._changed.notify_all()
@@ -83,13 +85,13 @@ class Channel(Generic[T]):
     def close(self) -> None:
         """Say that nothing more will be sent. Closing twice is harmless."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
     def cancel(self) -> None:
         """Discard everything and wake both sides with Cancelled."""
         with self._changed:
-            self._cancelled = True
+            self.cancelled = True
             self._items.clear()
             self._changed.notify_all()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from streamface.errors import StageError, StreamfaceError
 from streamface.pipeline.channel import Cancelled, Channel
+from streamface.pipeline.head import Head, Lanes
 from streamface.pipeline.stats import PipelineStats, StageStats
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ class Stage(Protocol[T]):
         ...
 
 
+class _OnlyLane(Generic[T]):
+    """The lane of a pipeline that has one source."""
+
+    def __init__(self, items: Iterable[T], *, newest_wins: bool) -> None:
+        self.newest_wins = newest_wins
+        self._items = items
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+
 class Pipeline(Generic[T]):
     """Items from a source through stages, each in its own thread, to the caller.
 
@@ -49,39 +61,68 @@ class Pipeline(Generic[T]):
     batch, its first).
     Errors that are already fit for the user (StreamfaceError from the source) pass unchanged.
     Leaving the ``with`` block early cancels. ``stop`` ends the source and lets the rest drain.
+
+    ``Lanes`` are several sources at once, each read in a thread of its own and all of them worked
+    on by the same stages; the items of each lane stay in order. A lane that is to end without
+    ending the others ends its iteration instead of raising.
     """
 
     def __init__(
         self,
-        source: Iterable[T],
+        source: Iterable[T] | Lanes[T],
         stages: Sequence[Stage[T]],
         *,
         number: Callable[[T], int],
         capacity: int = 1,
         newest_wins: bool = False,
         on_drop: Callable[[T, T], None] | None = None,
+        is_stale: Callable[[T], bool] | None = None,
     ) -> None:
         """Prepare the threads; nothing runs before the ``with`` block is entered.
 
         number: the number of an item for error messages. capacity: items between two stages (a
         stage that batches gets at least its batch). newest_wins: for live sources; when the
         stages are busy the oldest waiting item is dropped at the head and counted; nothing is
-        ever dropped later. on_drop: gets it (in the source's thread) with the item that follows it,
-        which no stage has seen yet.
+        ever dropped later. Stages that batch then take what is there. Each of several lanes says
+        itself whether it drops. on_drop: gets what was dropped (under the head's lock) with the
+        item that follows it, which no stage has seen yet. is_stale: what is not worth any work
+        when its turn comes; dropped like that.
         """
-        self._source = source
+        lanes = (
+            source.lanes
+            if isinstance(source, Lanes)
+            else [_OnlyLane(source, newest_wins=newest_wins)]
+        )
+        self._lanes = list(lanes)
         self._stages = list(stages)
         self._number = number
         self._newest_wins = newest_wins
-        self._on_drop = on_drop
         sizes = [max(capacity, stage.max_batch) for stage in self._stages]
-        self._channels = [Channel[T](size) for size in [*sizes, capacity]]
-        names = ["read", *(stage.name for stage in self._stages)]
-        self.stats = PipelineStats([StageStats(name) for name in names])
+        first, *others = [*sizes, capacity]
+        self._head = Head[T](
+            len(self._lanes),
+            first if len(self._lanes) == 1 else capacity,
+            is_stale=is_stale,
+            bequeath=on_drop,
+            on_drop=lambda reason, lane: self.stats.count_drop(reason, lane=lane),
+        )
+        self._channels = [Channel[T](size) for size in others]
+        self._readers = [StageStats("read") for _ in self._lanes]
+        one = len(self._lanes) == 1
+        reading = self._readers[0] if one else StageStats("read")
+        self.stats = PipelineStats([reading, *(StageStats(stage.name) for stage in self._stages)])
         self._error: BaseException | None = None
         self._error_lock = threading.Lock()
         self._stopping = False
-        self._threads = [threading.Thread(target=self._read, name="streamface-read")]
+        self._ended_lanes: set[int] = set()
+        self._threads = [
+            threading.Thread(
+                target=self._read,
+                args=(lane,),
+                name="streamface-read" if one else f"streamface-read-{lane}",
+            )
+            for lane in range(len(self._lanes))
+        ]
         self._threads += [
             threading.Thread(target=self._work, args=(i,), name=f"streamface-{stage.name}")
             for i, stage in enumerate(self._stages)
@@ -109,13 +150,27 @@ class Pipeline(Generic[T]):
         """
         self._stopping = True
 
+    def end_lane(self, lane: int) -> None:
+        """End one of several sources after the item it is on; the others go on."""
+        self._ended_lanes.add(lane)
+
+    def taken_in_all(self, lane: int) -> int | None:
+        """Return how many items of a lane the stages got, once it has ended; None before that."""
+        return self._head.taken_in_all(lane)
+
     def refresh_queues(self) -> None:
-        """Write the present fill of every channel into the statistics."""
-        for stats, channel in zip(self.stats.stages[1:], self._channels, strict=False):
-            stats.queue_len, stats.queue_capacity = len(channel), channel.capacity
+        """Write the present fill of every channel, and of the readers, into the statistics."""
+        queues: list[Head[T] | Channel[T]] = [self._head, *self._channels]
+        for stats, queue in zip(self.stats.stages[1:], queues, strict=False):
+            stats.queue_len, stats.queue_capacity = len(queue), queue.capacity
+        reading, count = self.stats.stages[0], len(self._readers)
+        if count > 1:
+            reading.busy_s = sum(reader.busy_s for reader in self._readers) / count
+            reading.cpu_s = sum(reader.cpu_s for reader in self._readers) / count
+            reading.frames = sum(reader.frames for reader in self._readers) // count
 
     def _results(self) -> Iterator[T]:
-        last = self._channels[-1]
+        last = self._channels[-1] if self._channels else self._head
         try:
             while batch := last.get_many(1):
                 yield from batch
@@ -123,10 +178,12 @@ class Pipeline(Generic[T]):
             pass
         for thread in self._threads:
             thread.join()
+        self.refresh_queues()
         if self._error is not None:
             raise self._error
 
     def _cancel(self) -> None:
+        self._head.cancel()
         for channel in self._channels:
             channel.cancel()
 
@@ -136,20 +193,23 @@ class Pipeline(Generic[T]):
                 self._error = error
         self._cancel()
 
-    def _read(self) -> None:
-        stats, head = self.stats.stages[0], self._channels[0]
+    def _read(self, lane: int) -> None:
+        stats, source = self._readers[lane], self._lanes[lane]
         number: int | None = None
         try:
-            items = iter(self._source)
-            while not self._stopping:
+            items = iter(source)
+            while not (self._stopping or lane in self._ended_lanes):
                 with stats.timed():
                     item = next(items, None)
                 if item is None:
                     break
                 number = self._number(item)
                 stats.frames += 1
-                self._send_to_head(head, item)
-            head.close()
+                if source.newest_wins:
+                    self._head.put_newest(item, lane)
+                else:
+                    self._head.put(item, lane)
+            self._head.close(lane)
         except Cancelled:
             pass
         except StreamfaceError as exc:
@@ -157,16 +217,10 @@ class Pipeline(Generic[T]):
         except Exception as exc:  # noqa: BLE001 - the stage runner is where errors are gathered
             self._fail(_as_stage_error(stats.name, number, exc))
 
-    def _send_to_head(self, head: Channel[T], item: T) -> None:
-        if not self._newest_wins:
-            head.put(item)
-            return
-        for _ in range(head.put_newest(item, self._on_drop)):
-            self.stats.count_drop("busy")
-
     def _work(self, position: int) -> None:
         stage, stats = self._stages[position], self.stats.stages[position + 1]
-        inbox, outbox = self._channels[position], self._channels[position + 1]
+        inbox = self._channels[position - 1] if position else self._head
+        outbox = self._channels[position]
         number: int | None = None
         try:
             try:
