@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from streamface.memory import StreamMemory
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,6 +37,7 @@ _ELLIPSE: Final = 1.2  # of the box around the head: an ellipse inside it would 
 _TOP: Final = 1.5  # hair reaches further above a face box than ears beside it
 _TIME_SLACK_S: Final = 1e-6  # times in seconds are rounded
 _HELD_BYTES: Final = 512 * 1024 * 1024
+_TRACKS_TOLD: Final = 1000  # of which the frames without a sighting are counted one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,20 @@ class CoverTally:
     drawn: int = 0
     """Of these, the ones that somebody else was drawn over; the others are blurred."""
     unseen: Counter[int] = field(default_factory=Counter)
-    """Frames in which a track was covered without being seen, by track id."""
+    """Frames in which a track was covered without being seen, by track id; of tracks beyond number,
+    those with most."""
+    unseen_elsewhere: int = 0
+    """The same, summed over the others."""
     cut_short: bool = False
     """Whether large frames left room for less look-ahead than was asked for."""
+
+    def count_unseen(self, track_id: int) -> None:
+        """Count a frame in which a track was covered without being seen."""
+        self.unseen[track_id] += 1
+        if len(self.unseen) > 2 * _TRACKS_TOLD:
+            kept = Counter(dict(self.unseen.most_common(_TRACKS_TOLD)))
+            self.unseen_elsewhere += self.unseen.total() - kept.total()
+            self.unseen = kept
 
 
 @dataclass(slots=True)
@@ -115,6 +129,14 @@ class _Track:
         return places, False
 
 
+@dataclass(slots=True)
+class _Stream:
+    """What is held back of a stream, and where its faces were seen."""
+
+    held: deque[Frame] = field(default_factory=deque)
+    tracks: dict[int, _Track] = field(default_factory=dict)
+
+
 class Drawer(Protocol):
     """Whoever draws other people over faces (``remake.StandIns``)."""
 
@@ -123,7 +145,11 @@ class Drawer(Protocol):
 
 
 class Cover:
-    """A stage that holds frames back for the look-ahead and covers every face on their planes."""
+    """A stage that holds frames back for the look-ahead and covers every face on their planes.
+
+    Streams whose frames come in turn need a look-ahead of 0: what is held of one stream is let go
+    when a frame of another comes.
+    """
 
     name = "cover"
     max_batch = 1
@@ -133,58 +159,61 @@ class Cover:
         self.tally = CoverTally()
         self._drawer = drawer
         self._settings = settings
-        self._held: deque[Frame] = deque()
-        self._tracks: dict[int, _Track] = {}
-        self._stream: int | None = None
+        self._streams = StreamMemory(_Stream)
+        self._newest: int | None = None
 
     def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
         """Take frames in; return those whose look-ahead is over, covered."""
         out: list[Frame] = []
         for frame in items:
-            if frame.stream != self._stream:
+            if frame.stream != self._newest:
                 out += self.finish()
-                self._stream = frame.stream
-                self._tracks.clear()
+                self._newest = frame.stream
+            stream = self._streams.of(frame)
             for face in frame.faces:
-                track = self._tracks.setdefault(face.track_id, _Track())
+                track = stream.tracks.setdefault(face.track_id, _Track())
                 track.add(frame.time_s, face.box_px)
-            self._held.append(frame)
-            while self._held and self._is_due(self._held[0], frame):
-                out.append(self._release())
+            stream.held.append(frame)
+            while stream.held and self._is_due(stream.held, frame):
+                out.append(self._release(stream))
         return out
 
     def finish(self) -> Sequence[Frame]:
         """Return what was held back, covered."""
-        return [self._release() for _ in range(len(self._held))]
+        return [
+            self._release(stream)
+            for stream in self._streams.values()
+            for _ in range(len(stream.held))
+        ]
 
     def close(self) -> None:
         """Let go of the frames."""
-        self._held.clear()
-        self._tracks.clear()
+        self._streams.clear()
 
-    def _is_due(self, first: Frame, newest: Frame) -> bool:
+    def _is_due(self, held: deque[Frame], newest: Frame) -> bool:
+        first = held[0]
         if newest.time_s - first.time_s >= self._settings.look_ahead_s - _TIME_SLACK_S:
             return True
-        too_much = len(self._held) * first.planes.y.size * 3 // 2 > _HELD_BYTES
+        too_much = len(held) * first.planes.y.size * 3 // 2 > _HELD_BYTES
         self.tally.cut_short |= too_much
         return too_much
 
-    def _release(self) -> Frame:
-        frame = self._held.popleft()
+    def _release(self, stream: _Stream) -> Frame:
+        frame = stream.held.popleft()
         time_s = frame.time_s
         drawn = self._drawer.draw(frame, frame.faces) if self._drawer is not None else set()
         self.tally.drawn += len(drawn)
-        for track_id, track in list(self._tracks.items()):
+        for track_id, track in list(stream.tracks.items()):
             places, seen = track.at(time_s, self._settings)
             for place in () if seen and track_id in drawn else places:
                 cover(frame.planes, with_margin(place, self._settings.margin), self._settings.mode)
             if seen:
                 self.tally.seen += 1
             elif places:
-                self.tally.unseen[track_id] += 1
+                self.tally.count_unseen(track_id)
             track.forget_before(time_s)
             if time_s - track.times_s[-1] > self._settings.linger_s:
-                del self._tracks[track_id]
+                del stream.tracks[track_id]
         return frame
 
 

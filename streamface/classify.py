@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from streamface.frame import GENDERS, Emotion, Frame, Gender
+from streamface.memory import StreamMemory
 from streamface.preprocess import crop_faces
 from streamface.smoothing import EmotionSmoother, SmoothingSettings
 
@@ -64,7 +65,7 @@ class ClassifySettings:
 
 @dataclass(slots=True)
 class _Track:
-    """What is remembered of one track of one stream."""
+    """What is remembered of one track."""
 
     smoother: EmotionSmoother
     seen_s: float = 0.0
@@ -102,7 +103,9 @@ class FaceClassifier:
         self._emotion = emotion
         self._gender = gender
         self._settings = settings or ClassifySettings()
-        self._tracks: dict[tuple[int, int], _Track] = {}
+        self.rarer = 1
+        """By what factor looks at emotions are rarer than asked for, while there is no time."""
+        self._streams: StreamMemory[dict[int, _Track]] = StreamMemory(dict)
         self._uncertain_below = emotion.card.uncertain_below if emotion is not None else 0.0
 
     def classify(self, frames: Sequence[Frame]) -> None:
@@ -133,22 +136,22 @@ class FaceClassifier:
         self._forget(frames)
 
     def _track(self, frame: Frame, face: Face) -> _Track:
-        key = (frame.stream, face.track_id)
-        track = self._tracks.get(key)
+        tracks = self._streams.of(frame)
+        track = tracks.get(face.track_id)
         if track is None:
             smoother = EmotionSmoother(self._settings.smoothing, self._uncertain_below)
-            track = self._tracks[key] = _Track(smoother)
+            track = tracks[face.track_id] = _Track(smoother)
         track.seen_s = frame.time_s
         return track
 
     def _emotion_due(self, track: _Track, frame: Frame) -> bool:
         every = self._settings.emotion_every
         if track.emotion_frame is not None:
-            if every is not None and frame.index - track.emotion_frame < every:
+            if every is not None and frame.index - track.emotion_frame < every * self.rarer:
                 return False
             # A quarter of a period of slack: at 13 fps and below every frame is looked at.
             elapsed_s = abs(frame.time_s - track.emotion_s)
-            if every is None and elapsed_s * _LOOKS_HZ < 0.74:
+            if every is None and elapsed_s * _LOOKS_HZ < self.rarer - 0.26:
                 return False
         track.emotion_frame, track.emotion_s = frame.index, frame.time_s
         return True
@@ -186,20 +189,17 @@ class FaceClassifier:
             track.gender_log_odds += weight * (odds - track.gender_log_odds)
 
     def _with_readings(self, frame: Frame, face: Face, probs: NDArray[np.float32] | None) -> Face:
-        track = self._tracks[frame.stream, face.track_id]
+        track = self._streams.of(frame)[face.track_id]
         if probs is not None:
             track.emotion = track.smoother.update(probs, frame.time_s)
         return replace(face, emotion=track.emotion, gender=_gender(track))
 
     def _forget(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
-            gone = [
-                key
-                for key, track in self._tracks.items()
-                if key[0] == frame.stream and frame.time_s - track.seen_s > _FORGET_S
-            ]
-            for key in gone:
-                del self._tracks[key]
+            tracks = self._streams.of(frame)
+            for track_id, track in list(tracks.items()):
+                if abs(frame.time_s - track.seen_s) > _FORGET_S:
+                    del tracks[track_id]
 
 
 def can_be_aligned(face: Face) -> bool:

@@ -236,7 +236,8 @@ def _covered(run: Run) -> list[str]:
     line = f"covered ({settings.anonymize}): {_counted(tally.seen, 'face')} where they were seen"
     if tally.unseen:
         worst = ", ".join(f"track {track} in {n}" for track, n in tally.unseen.most_common(3))
-        line += f", {sum(tally.unseen.values())} where they were not (most: {worst})"
+        unseen = tally.unseen.total() + tally.unseen_elsewhere
+        line += f", {unseen} where they were not (most: {worst})"
     if run.stand_ins is not None:
         line += f"; {tally.drawn} of these by somebody else, the rest blurred"
         if run.stand_ins.tally.hurried:

@@ -18,6 +18,7 @@ import numpy as np
 from streamface.align import similarity
 from streamface.anonymize import cover, with_margin
 from streamface.classify import can_be_aligned
+from streamface.memory import StreamMemory
 from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
 from streamface.resynth import SAME, asked
@@ -145,7 +146,7 @@ class Steadier:
     """
 
     def __init__(self, deaf_levels: float = _DEAF_LEVELS) -> None:
-        self._tracks: dict[tuple[int, int], _Memory] = {}
+        self._streams: StreamMemory[dict[int, _Memory]] = StreamMemory(dict)
         self._deaf_levels = deaf_levels
 
     def job(self, frame: Frame, face: Face) -> _Job:
@@ -154,7 +155,7 @@ class Steadier:
         A face is put back where it was cut, so landmarks that lag behind a little do no harm.
         """
         points = face.landmarks_px
-        before = self._before((frame.stream, face.track_id), frame.time_s)
+        before = self._before(frame, face)
         if before is not None:
             moved = np.abs(points - before.landmarks_px).max() / max(_eyes_to_mouth_px(points), 1.0)
             follow = 1 - math.exp(-(frame.time_s - before.time_s) / _STEADY_S)
@@ -166,7 +167,7 @@ class Steadier:
         self, job: _Job, crop: NDArray[np.float32], drawn: Sequence[NDArray[np.float32]]
     ) -> list[NDArray[np.float32]]:
         """Return the (3, S, S) pictures of a face, calmed; ``crop`` is what they were made of."""
-        before = self._before(job.key, job.frame.time_s)
+        before = self._before(job.frame, job.face)
         calm, noise = list(drawn), 0.0
         if before is not None:
             keep = math.exp(-(job.frame.time_s - before.time_s) / _STEADY_S)
@@ -179,31 +180,32 @@ class Steadier:
                 for new, old in zip(drawn, before.drawn, strict=True)
             ]
             noise = keep * before.noise + (1 - keep) * float(np.median(change))
-        self._tracks[job.key] = _Memory(
+        self._streams.of(job.frame)[job.face.track_id] = _Memory(
             job.frame.time_s, job.landmarks_px, crop.copy(), calm, noise
         )
         return calm
 
     def noise(self, job: _Job) -> float:
         """Return how much pixels of a face's crops change from frame to frame, in levels."""
-        before = self._tracks.get(job.key)
+        before = self._streams.of(job.frame).get(job.face.track_id)
         return before.noise if before is not None else 0.0
 
-    def _before(self, key: tuple[int, int], time_s: float) -> _Memory | None:
-        before = self._tracks.get(key)
-        fresh = before is not None and 0 < time_s - before.time_s < _FORGET_S
+    def _before(self, frame: Frame, face: Face) -> _Memory | None:
+        before = self._streams.of(frame).get(face.track_id)
+        fresh = before is not None and 0 < frame.time_s - before.time_s < _FORGET_S
         return before if fresh else None
 
     def forget(self, frames: Iterable[Frame]) -> None:
         """Drop tracks that were not seen for long."""
         for frame in frames:
-            for key, memory in list(self._tracks.items()):
-                if key[0] == frame.stream and frame.time_s - memory.time_s > _FORGET_S:
-                    del self._tracks[key]
+            tracks = self._streams.of(frame)
+            for track_id, memory in list(tracks.items()):
+                if frame.time_s - memory.time_s > _FORGET_S:
+                    del tracks[track_id]
 
     def clear(self) -> None:
         """Drop all."""
-        self._tracks.clear()
+        self._streams.clear()
 
 
 class Remake:
@@ -300,7 +302,7 @@ class StandIns:
         # Without its edges, where a net draws what belongs to no face.
         self._face = np.asarray(np.clip(2 * face_mask(model.spec) - 1, 0, 1), np.float32)
         self._inside = np.asarray(face_mask(model.spec) > 0.5)
-        self._people: dict[tuple[int, int], _Person] = {}
+        self._people: StreamMemory[dict[int, _Person]] = StreamMemory(dict)
         self._entropy = np.random.SeedSequence(seed).entropy
 
     def draw(self, frame: Frame, faces: Sequence[Face]) -> set[int]:
@@ -357,10 +359,11 @@ class StandIns:
 
     def _person(self, job: _Job, crop: NDArray[np.float32], seen: NDArray[np.float32]) -> _Person:
         time_s = job.frame.time_s
-        person = self._people.get(job.key)
+        people = self._people.of(job.frame)
+        person = people.get(job.face.track_id)
         if person is None:
             key = self._least_alike(job, crop, seen)
-            person = self._people[job.key] = _Person(key, seen, time_s)
+            person = people[job.face.track_id] = _Person(key, seen, time_s)
         share = 1 - math.exp(-max(0.0, time_s - person.time_s) / _EXPRESSION_S)
         person.expression = person.expression + np.float32(share) * (seen - person.expression)
         person.time_s = time_s
@@ -389,9 +392,10 @@ class StandIns:
 
     def _forget(self, frame: Frame) -> None:
         """Drop who was not seen for long."""
-        for key, person in list(self._people.items()):
-            if key[0] == frame.stream and frame.time_s - person.time_s > _FORGET_PERSON_S:
-                del self._people[key]
+        people = self._people.of(frame)
+        for track_id, person in list(people.items()):
+            if frame.time_s - person.time_s > _FORGET_PERSON_S:
+                del people[track_id]
 
 
 def can_be_remade(face: Face, spec: InputSpec) -> bool:

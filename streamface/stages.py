@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from streamface.memory import StreamMemory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 CLASSIFY_BATCH_FRAMES: Final = 2
 """Frames whose faces meet in one batch. On a CPU a face costs the same in any batch, and every
 frame more is held twice (under way and waiting), 6 MB at 1080p. Worth raising for a GPU."""
+MOST_BATCH_FRAMES: Final = 8
+"""The same for several streams at once, whose frames come from each in turn."""
 
 
 class FindFaces:
@@ -24,15 +28,16 @@ class FindFaces:
     max_batch = 1
 
     def __init__(self, new_tracker: Callable[[], FaceTracker]) -> None:
-        self._new_tracker = new_tracker
-        self._trackers: dict[int, FaceTracker] = {}
+        self.detect_every: int | None = None
+        """Frames between two detections from now on; None: as the trackers were made."""
+        self._trackers = StreamMemory(new_tracker)
 
     def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
         """Give every frame its faces."""
         for frame in items:
-            tracker = self._trackers.get(frame.stream)
-            if tracker is None:
-                tracker = self._trackers[frame.stream] = self._new_tracker()
+            tracker = self._trackers.of(frame)
+            if self.detect_every is not None:
+                tracker.detect_every = self.detect_every
             frame.faces = tracker.update(frame.planes, frame.time_s)
         return items
 
@@ -51,8 +56,10 @@ class Classify:
     name = "classify"
     max_batch = CLASSIFY_BATCH_FRAMES
 
-    def __init__(self, classifier: FaceClassifier) -> None:
+    def __init__(self, classifier: FaceClassifier, streams: int = 1) -> None:
+        """streams: how many are worked on at once; a frame of each may be in a batch."""
         self._classifier = classifier
+        self.max_batch = max(CLASSIFY_BATCH_FRAMES, min(streams, MOST_BATCH_FRAMES))
 
     def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
         """Give every face its readings."""
