@@ -137,15 +137,25 @@ def encoder_options(codec: str, options: VideoOptions) -> dict[str, str]:
     return chosen
 
 
+def _decoder_like(context: Any) -> Any:
+    """Return another decoder of what an audio stream's own decoder is for."""
+    decoder: Any = av.CodecContext.create(context.codec.name, "r")
+    decoder.extradata = context.extradata
+    decoder.sample_rate, decoder.layout = context.sample_rate, context.layout
+    if context.format is not None:
+        decoder.format = context.format
+    return decoder
+
+
 class AudioTranscoder:
     """Re-encodes one audio stream for a container that cannot carry its codec.
 
-    Decodes with the source stream's own decoder, so the source must stay open until the end.
+    Its decoder is its own: a source may be re-encoded for several outputs.
     """
 
     def __init__(self, container: OutputContainer, source: av.AudioStream, codec: str) -> None:
         context = source.codec_context
-        self._decoder = context
+        self._decoder = _decoder_like(context)
         fits = codec != "libopus" and context.sample_rate in _AAC_RATES_HZ
         rate = context.sample_rate if fits else 48_000
         stream: Any = container.add_stream(codec, rate=rate)

@@ -1,0 +1,140 @@
+"""Several inputs at the same time, each read in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING
+
+from streamface.errors import SourceError, StreamfaceError
+from streamface.pipeline import Lanes
+from streamface.sources import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from streamface.decode import ReadOptions
+    from streamface.frame import Frame
+    from streamface.sources import Input, Source
+
+_log = logging.getLogger(__name__)
+
+
+class Gathering:
+    """The inputs of a run that go on at once; ``Frame.stream`` is the input's number.
+
+    All are opened at the same time, and construction waits for the first that could be: a camera
+    that does not answer keeps nobody waiting. A stream that cannot be opened, breaks or comes to a
+    bad end is noted in ``failures``, and the others go on. Otherwise as ``Playlist``.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        options: ReadOptions,
+        *,
+        opener: Callable[..., Source] = open_source,
+    ) -> None:
+        """Raise SourceError where none can be opened."""
+        self.inputs = list(inputs)
+        self.failures: dict[int, str] = {}
+        self.opened: dict[int, Source] = {}
+        self.damage: dict[int, list[str]] = {}
+        self._options = options
+        self._opener = opener
+        self._threads = ThreadPoolExecutor(len(self.inputs), "streamface-open")
+        try:
+            self._opening = [
+                self._threads.submit(self._open, number) for number in range(len(self.inputs))
+            ]
+            self._threads.shutdown(wait=False)  # each thread ends with what it is at
+            self._first = self._first_opened()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def first(self) -> Source:
+        """The source that was opened first."""
+        return self._first
+
+    def _open(self, number: int) -> Source:
+        source = self._opener(self.inputs[number], self._options, stream=number)
+        self.opened[number] = source
+        return source
+
+    def _first_opened(self) -> Source:
+        for done in as_completed(self._opening):
+            if done.exception() is None:
+                return done.result()
+        reason = self._opening[0].exception()
+        raise SourceError(
+            f"none of the {len(self.inputs)} inputs could be read; the first: {reason}"
+        )
+
+    def lanes(self) -> Lanes[Frame]:
+        """Return a lane for each input, to be read in a thread of its own."""
+        return Lanes([_Lane(self, number) for number in range(len(self.inputs))])
+
+    def is_live(self, number: int) -> bool:
+        """Whether an input, once it is open, cannot wait."""
+        return self._opening[number].result().info.is_live
+
+    def frames(self, number: int) -> Iterator[Frame]:
+        """Yield the frames of one input; whatever breaks it ends it, and is noted."""
+        any_frame = False
+        try:
+            source = self._opening[number].result()
+            for frame in source:
+                any_frame = True
+                yield frame
+        except Exception as exc:  # noqa: BLE001 - a stream that dies must not disturb the others
+            _log.debug("%s", self.inputs[number].name, exc_info=True)
+            known = isinstance(exc, StreamfaceError)
+            self.fail(number, str(exc) if known else f"{type(exc).__name__}: {exc}")
+            return
+        if not any_frame:
+            self.fail(number, "it has no frame in the chosen time range")
+        elif source.info.is_live and source.damage.ended_early:
+            self.fail(number, source.damage.ended_early)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Note, once, why a stream came to its end, and say so."""
+        if number in self.failures:
+            return
+        name = self.inputs[number].name
+        self.failures[number] = reason if name in reason else f"{name}: {reason}"
+        _log.warning("%s", self.failures[number])
+
+    def release(self, number: int) -> None:
+        """Close one source, once its last frame is read and written; keep what went wrong."""
+        source = self.opened.pop(number, None)
+        if source is None:
+            return
+        told = self.failures.get(number, "")
+        lines = [line for line in source.damage.lines() if line not in told]
+        if lines:
+            self.damage[number] = lines
+        source.close()
+
+    def close(self) -> None:
+        """Wait for what is still being opened, then close all that is open."""
+        self._threads.shutdown(wait=True)
+        for number in list(self.opened):
+            self.release(number)
+
+
+class _Lane:
+    """One input, as the pipeline reads it."""
+
+    def __init__(self, gathering: Gathering, number: int) -> None:
+        self._gathering = gathering
+        self._number = number
+
+    @property
+    def newest_wins(self) -> bool:
+        """Whether it is live; a file beside cameras waits for its turn and loses nothing."""
+        return self._gathering.is_live(self._number)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self._gathering.frames(self._number)
