@@ -14,7 +14,7 @@ from streamface.kernelcache import prepare
 from streamface.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from streamface.detect import YuNetDetector
     from streamface.frame import Face, Frame, ImageU8
@@ -58,29 +58,34 @@ class Result:
         return frame_record(self._frame, self.source)
 
 
-def stream(source: str | int | Path, **options: object) -> Generator[Result, None, None]:
+def stream(
+    source: str | int | Path | Sequence[str | int | Path], **options: object
+) -> Generator[Result, None, None]:
     """Process a source and yield its frames as they are ready.
 
-    source: as ``--source``: a path, folder, glob, camera number, URL or "demo". options: the
-    fields of ``streamface.Settings`` (``output="out.mp4"``, ``detect_every=1``, ``data={"jsonl":
+    source: as ``--source``: a path, folder, glob, camera number, URL or "demo"; or several, which
+    run at once if any is live (each result says which it is of). options: the fields of
+    ``streamface.Settings`` (``output="out.mp4"``, ``detect_every=1``, ``data={"jsonl":
     "faces.jsonl"}`` …). Outputs are finished when the generator is exhausted; leaving it early
     (``break``, then ``close()`` or garbage collection) removes unfinished outputs and ends all
-    threads. Frames come in order and are yours to keep. Raises StreamfaceError; TypeError for an
-    unknown option.
+    threads. Frames come in order and are yours to keep; live outputs may still be reading their
+    planes, so change copies. Raises StreamfaceError; TypeError for an unknown option.
 
     >>> import streamface
     >>> for result in streamface.stream("clip.mp4"):        # doctest: +SKIP
     ...     for face in result.faces:
     ...         print(result.time_s, face.track_id, face.emotion.label)
     """
-    results = _results(_settings(str(source), options))
+    one = isinstance(source, str | int | Path)
+    given = str(source) if one else tuple(str(each) for each in cast("Sequence[object]", source))
+    results = _results(_settings(given, options))
     # Up to its first, empty yield: what is wrong is raised here, and from now on the generator's
     # own end (also when nobody ever iterates it) closes all that was opened.
     next(results)
     return results
 
 
-def _settings(source: str, options: dict[str, object]) -> Settings:
+def _settings(source: str | tuple[str, ...], options: dict[str, object]) -> Settings:
     """Return the settings of keyword options. Raises TypeError for an unknown one, UsageError."""
     known = {field.name for field in fields(Settings)} - {"source"}
     unknown = sorted(set(options) - known)
@@ -91,6 +96,8 @@ def _settings(source: str, options: dict[str, object]) -> Settings:
         for name in ("output", "detector_model", "emotion_model", "gender_model")
         if isinstance(value := options.get(name), str)
     }
+    if isinstance(outputs := options.get("output"), list | tuple):
+        options = options | {"output": tuple(Path(each) for each in outputs)}
     return Settings(source=source, **(options | paths))  # type: ignore[arg-type]
 
 

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
+from streamface.adapt import Adaptation
 from streamface.anonymize import Cover, CoverSettings
 from streamface.decode import ReadOptions
 from streamface.encode import VideoOptions
 from streamface.errors import SinkError, SourceError, StageError, StreamfaceError, UsageError
+from streamface.fanout import FanOut, QueuedSink, bequeath_packets
+from streamface.gather import Gathering
 from streamface.kernelcache import is_cold, prepare
 from streamface.pipeline import Pipeline, StageStats
 from streamface.playlist import Playlist
 from streamface.settings import SYNTH, detect_every
 from streamface.sinks import open_sink, plan_outputs
-from streamface.sources import find_inputs
 from streamface.stages import Classify, FindFaces, Paint
+from streamface.streams import find_all, plan_streams
+from streamface.tally import StreamTally, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from streamface.anonymize import CoverMode
+    from streamface.classify import FaceClassifier
     from streamface.datasinks import DataSink
     from streamface.decode import StreamInfo
     from streamface.detect import YuNetDetector
@@ -45,52 +48,11 @@ _log = logging.getLogger(__name__)
 _Net = TypeVar("_Net", "Model", "Reenactor", "Inventor")
 
 
-@dataclass(slots=True)
-class Tally:
-    """What a run has done so far; written by the thread that writes, read by anybody."""
-
-    frames: int = 0
-    face_frames: int = 0
-    """Faces summed over frames."""
-    faces_now: int = 0
-    tracks: set[int] = field(default_factory=set)
-    labels: Counter[str] = field(default_factory=Counter)
-    """Emotion labels, counted once a face and frame."""
-    stream: int = 0
-    stream_frames: int = 0
-    time_s: float = 0.0
-    started_s: float = field(default_factory=time.monotonic)
-    ended_s: float | None = None
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the first frame was asked for."""
-        return (self.ended_s or time.monotonic()) - self.started_s
-
-    @property
-    def fps(self) -> float:
-        """Frames written per second of wall time."""
-        return self.frames / self.elapsed_s if self.elapsed_s > 0 else 0.0
-
-    def begin(self, stream: int) -> None:
-        """Note that frames of another stream follow."""
-        self.stream, self.stream_frames = stream, 0
-
-    def count(self, frame: Frame) -> None:
-        """Add one written frame."""
-        self.frames += 1
-        self.stream_frames += 1
-        self.time_s = frame.time_s
-        self.faces_now = len(frame.faces)
-        self.face_frames += len(frame.faces)
-        for face in frame.faces:
-            self.tracks.add(face.track_id)
-            if face.emotion is not None:
-                self.labels[face.emotion.label] += 1
-
-
 class Run:
     """One run, from settings to finished files.
+
+    Several sources of which one is live run at once, each a stream with its own tracker, outputs
+    and end: what becomes of one is noted in ``playlist.failures`` and ends none of the others.
 
     Use it as a context manager::
 
@@ -103,15 +65,18 @@ class Run:
     outputs.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, opener: Callable[..., Source] | None = None) -> None:
+        """Open all that a run needs; ``opener`` stands in for ``sources.open_source``."""
         self.settings = settings
         self.tally = Tally()
         self.warnings: list[str] = []
         self.stopping = False
         """Whether ``stop`` was called."""
         self._interrupted = self._interruptible = False
-        self._sink: Sink | None = None
+        self._sinks: dict[int, Sink] = {}
         self._data: list[DataSink] = []
+        self.failed_outputs: list[str] = []
+        """Why some of several live outputs came to their end before their stream did."""
         self.cover: Cover | None = None
         """The stage that covers faces, where that was asked for."""
         self.remake: Remake | None = None
@@ -121,19 +86,29 @@ class Run:
         self._reenactor: Reenactor | None = None
         self._inventor: Inventor | None = None
         self._reader: Model | None = None
+        self._classifier: FaceClassifier | None = None
+        self._adaptation: Adaptation | None = None
         _announce_compilation(settings)
         with ExitStack() as cleanup:
             cleanup.callback(self._abort)
-            self.playlist = Playlist(
-                find_inputs(settings.source), _read_options(settings), opener=_opener(settings)
+            found = find_all(settings.sources, simulate_live=settings.simulate_live)
+            kind = Gathering if found.at_once else Playlist
+            self.playlist: Gathering | Playlist = kind(
+                found.inputs, _read_options(settings), opener=opener or _opener(settings)
             )
             cleanup.callback(self.playlist.close)
+            self.is_live = found.at_once or self.playlist.first.info.is_live
             self._targets = self._plan_targets()
             self._models = self._open_models(cleanup)
             self._open_data()
-            self.tally.stream = next(iter(self.playlist.opened))
+            self.tally.stream = next(
+                number
+                for number, source in self.playlist.opened.items()
+                if source is self.playlist.first
+            )
+            if self.is_live and len(found.inputs) == 1:
+                self.tally.streams[0] = StreamTally(found.inputs[0].name)
             self._open_sink(self.playlist.first.info, self.tally.stream)
-            self.is_live = self.playlist.first.info.is_live
             self.pipeline = self._build()
             self._writing = StageStats("write")
             self.pipeline.stats.stages.append(self._writing)
@@ -141,14 +116,21 @@ class Run:
 
     # -- building
 
-    def _plan_targets(self) -> list[Path]:
+    @property
+    def at_once(self) -> bool:
+        """Whether the inputs run at the same time, rather than one after another."""
+        return isinstance(self.playlist, Gathering)
+
+    def _plan_targets(self) -> list[tuple[Path, ...]]:
+        """Return the files of each input; an empty list where no output is asked for."""
         settings, inputs = self.settings, self.playlist.inputs
+        plan = plan_streams if self.at_once else plan_outputs
         try:
-            targets = plan_outputs(settings.output, inputs) if settings.output else []
-            _check_targets(inputs, targets, settings)
+            plans = [plan(output, inputs) for output in settings.outputs]
+            _check_targets(inputs, [target for each in plans for target in each], settings)
         except (OSError, RuntimeError) as exc:  # a name too long, a link that leads to itself
             raise SinkError(f"cannot write there: {getattr(exc, 'strerror', None) or exc}") from exc
-        return targets
+        return list(zip(*plans, strict=True))
 
     def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
         from streamface.builder import build_missing, check_kept
@@ -210,13 +192,38 @@ class Run:
     def _output_shift_s(self) -> float:
         """Return how much earlier the output is than its source; captions go with it."""
         info = self.playlist.first.info
-        return float(info.shift * info.time_base) if self.settings.output else 0.0
+        return float(info.shift * info.time_base) if self.settings.outputs else 0.0
 
     def _open_sink(self, info: StreamInfo, stream: int) -> None:
         if not self._targets:
             return
-        self._sink = open_sink(self._targets[stream], info, _video_options(self.settings))
-        self._warn(stream, self._sink.warnings)
+        options = _video_options(self.settings)
+        sinks: list[Sink] = []
+        with ExitStack() as undo:
+            for target in self._targets[stream]:
+                sink = open_sink(target, info, options)
+                undo.callback(sink.abort)
+                if self.is_live:
+                    sink = self._queued(sink, stream, target)
+                    undo.callback(sink.abort)
+                sinks.append(sink)
+            undo.pop_all()
+        told = self._lose_output if self.is_live else None
+        self._sinks[stream] = sinks[0] if len(sinks) == 1 else FanOut(sinks, on_failure=told)
+        self._warn(stream, self._sinks[stream].warnings)
+
+    def _queued(self, sink: Sink, stream: int, target: Path) -> QueuedSink:
+        """Return a sink of a live source that keeps nobody waiting."""
+        return QueuedSink(
+            sink,
+            target.name,
+            on_written=self._note_age,
+            on_drop=lambda frames: self.stats.count_drop("output", frames, lane=stream),
+        )
+
+    def _lose_output(self, exc: SinkError) -> None:
+        _log.warning("%s; its other outputs go on", exc)
+        self.failed_outputs.append(str(exc))
 
     def _warn(self, stream: int, lines: Iterable[str]) -> None:
         name = self.playlist.inputs[stream].name
@@ -228,16 +235,18 @@ class Run:
         from streamface.smoothing import SmoothingSettings
 
         settings = self.settings
-        stages: list[Stage[Frame]] = [FindFaces(self._tracker_maker())]
+        self._find = FindFaces(self._tracker_maker())
+        stages: list[Stage[Frame]] = [self._find]
         if self._models:
             how = ClassifySettings(
                 emotion_every=settings.classify_every,
                 smoothing=SmoothingSettings(time_constant_s=settings.smoothing_s),
             )
-            classifier = FaceClassifier(
+            self._classifier = FaceClassifier(
                 self._models.get("emotion"), self._models.get("gender"), how
             )
-            stages.append(Classify(classifier))
+            streams = len(self.playlist.inputs) if self.at_once else 1
+            stages.append(Classify(self._classifier, streams))
         if self._reenactor is not None and settings.reenact is not None:
             from streamface.remake import Remake
 
@@ -264,13 +273,33 @@ class Run:
             )
             mark = Mark(f"altered: {settings.reenact}") if settings.reenact else None
             stages.append(Paint(Painter(style), mark if settings.mark else None))
+        if self.is_live and settings.adapt:
+            self._adaptation = Adaptation(settings.imgsz, detect_every(settings), self._turn_knobs)
+        playlist = self.playlist
         return Pipeline(
-            self.playlist,
+            playlist.lanes() if isinstance(playlist, Gathering) else playlist,
             stages,
             number=lambda frame: frame.index,
             newest_wins=self.is_live,
-            on_drop=_bequeath_packets,
+            on_drop=bequeath_packets,
+            is_stale=self._is_stale if settings.max_staleness_s is not None else None,
         )
+
+    def _is_stale(self, frame: Frame) -> bool:
+        playlist, most_s = self.playlist, self.settings.max_staleness_s
+        can_wait = (
+            not playlist.is_live(frame.stream)
+            if isinstance(playlist, Gathering)
+            else not self.is_live
+        )
+        return not can_wait and most_s is not None and time.monotonic() - frame.captured_s > most_s
+
+    def _turn_knobs(self, imgsz: int, every: int, rarer: int) -> None:
+        """Set how much is done from the next frame on."""
+        self._detector.imgsz = imgsz
+        self._find.detect_every = every
+        if self._classifier is not None:
+            self._classifier.rarer = rarer
 
     def _stand_ins(self) -> StandIns | None:
         if self._inventor is None or self._reader is None:
@@ -345,9 +374,14 @@ class Run:
                 self._heed_interrupt()
                 for frame in finished:
                     with self._writing.timed(), _named("write", frame.index):
-                        self._write(frame)
+                        written = self._write(frame)
+                    if not written:
+                        continue
                     self._writing.frames += 1
-                    self.stats.latency.add(time.monotonic() - frame.captured_s)
+                    # Live outputs tell themselves when they have written it.
+                    if not (self.is_live and self._targets):
+                        self._note_age(frame)
+                    self._adapt()
                     yield frame
             finally:
                 self._interruptible = False
@@ -383,37 +417,111 @@ class Run:
         if self._interrupted:
             raise KeyboardInterrupt
 
-    def _write(self, frame: Frame) -> None:
-        tally = self.tally
-        if frame.stream != tally.stream:
-            self._finish_stream(tally.stream)
-            tally.begin(frame.stream)
+    def _note_age(self, frame: Frame) -> None:
+        """Count how long a frame took from its capture; called by whoever wrote it."""
+        now_s = time.monotonic()
+        age_s = now_s - frame.captured_s
+        self.stats.latency.add(age_s)
+        self.stats.ages.add(now_s, age_s)
+        stream = self.tally.streams.get(frame.stream)
+        if stream is not None:
+            stream.latency.add(age_s)
+            stream.ages.add(now_s, age_s)
+
+    def _adapt(self) -> None:
+        """Do less, or more again, if it is time to, and say so."""
+        if self._adaptation is None:
+            return
+        change = self._adaptation.update(time.monotonic(), self.stats, self.tally.frames)
+        if change is not None:
+            self.tally.lowered = self._adaptation.lowered()
+            _log.warning("%s", change)
+
+    def _write(self, frame: Frame) -> bool:
+        """Write a frame to all outputs; return whether its stream still has any."""
+        if isinstance(self.playlist, Gathering):
+            return self._write_of_many(frame, self.playlist)
+        if frame.stream != self.tally.stream:
+            self._finish_stream(self.tally.stream)
+            self.tally.begin(frame.stream)
             self._open_sink(self.playlist.opened[frame.stream].info, frame.stream)
+        self._put_out(frame)
+        return True
+
+    def _write_of_many(self, frame: Frame, gathering: Gathering) -> bool:
+        """Do the same where streams come in turn; an output that fails ends only its own."""
+        stream, streams = frame.stream, self.tally.streams
+        if stream not in streams:
+            streams[stream] = StreamTally(gathering.inputs[stream].name)
+        written = not streams[stream].has_ended
+        if written:
+            try:
+                if stream not in self._sinks:
+                    self._open_sink(gathering.opened[stream].info, stream)
+                self._put_out(frame)
+            except (SinkError, UsageError) as exc:
+                written = False
+                self._lose(stream, exc, gathering)
+        for number in [number for number in streams if number in gathering.opened]:
+            taken = self.pipeline.taken_in_all(number)
+            if taken is not None and (streams[number].has_ended or taken == streams[number].frames):
+                self._finish_one_of_many(number, gathering)
+        return written
+
+    def _put_out(self, frame: Frame) -> None:
         name = self.playlist.inputs[frame.stream].name
         for data in self._data:
             data.write(frame, name)
-        if self._sink is not None:
-            self._sink.write(frame)
+        sink = self._sinks.get(frame.stream)
+        if sink is not None:
+            sink.write(frame)
             # What is compressed already went to the file: a frame kept by the caller is light.
             frame.packets = ()
-        tally.count(frame)
+        self.tally.count(frame)
+
+    def _lose(self, stream: int, exc: StreamfaceError, gathering: Gathering) -> None:
+        """End one of several streams whose output has failed."""
+        gathering.fail(stream, str(exc))
+        self.pipeline.end_lane(stream)
+        self.tally.streams[stream].end()
+        sink = self._sinks.pop(stream, None)
+        if sink is not None:
+            sink.abort()
+
+    def _finish_one_of_many(self, stream: int, gathering: Gathering) -> None:
+        """Finish the output of one of several streams, unless it was lost, and close its source."""
+        if not self.tally.streams[stream].has_ended:
+            try:
+                self._close_sink(stream)
+            except SinkError as exc:
+                self._lose(stream, exc, gathering)
+            self.tally.streams[stream].end()
+        gathering.release(stream)
 
     def _finish_stream(self, stream: int) -> None:
-        source = self.playlist.opened.get(stream)
-        if self._sink is not None:
-            if self.tally.stream_frames:
-                self._sink.close(source.tail_packets if source is not None else ())
-            else:
-                self._sink.abort()
-            # Only now: whatever interrupts the closing, an unfinished file is still ours to remove.
-            self._sink = None
+        if self.tally.stream_frames:
+            self._close_sink(stream)
+        elif stream in self._sinks:
+            self._sinks[stream].abort()
+            del self._sinks[stream]
         self.playlist.release(stream)
+
+    def _close_sink(self, stream: int) -> None:
+        source, sink = self.playlist.opened.get(stream), self._sinks.get(stream)
+        if sink is not None:
+            sink.close(source.tail_packets if source is not None else ())
+            # Only now: whatever interrupts the closing, an unfinished file is still ours to remove.
+            del self._sinks[stream]
 
     def _finish(self) -> None:
         if self.tally.frames == 0:
             reasons = list(self.playlist.failures.values())
             raise SourceError(reasons[0] if reasons else "no frame was read before the stop")
-        self._finish_stream(self.tally.stream)
+        if isinstance(self.playlist, Gathering):
+            for number in self.tally.streams:
+                self._finish_one_of_many(number, self.playlist)
+        else:
+            self._finish_stream(self.tally.stream)
         for data in self._data:
             data.close()
         self._data.clear()
@@ -422,10 +530,8 @@ class Run:
             self._warn(stream, lines)
 
     def _abort(self) -> None:
-        unfinished: list[DataSink | Sink] = [*self._data]
-        if self._sink is not None:
-            unfinished.append(self._sink)
-        self._data, self._sink = [], None
+        unfinished: list[DataSink | Sink] = [*self._data, *self._sinks.values()]
+        self._data, self._sinks = [], {}
         with ExitStack() as aborts:
             for each in unfinished:
                 aborts.callback(each.abort)
@@ -504,11 +610,6 @@ def open_detector(settings: Settings) -> YuNetDetector:
         max_faces=settings.max_faces,
         imgsz=settings.imgsz,
     )
-
-
-def _bequeath_packets(dropped: Frame, heir: Frame) -> None:
-    """Let sound that rode on a dropped frame go on with the next one, in its order."""
-    heir.packets = (*dropped.packets, *heir.packets)
 
 
 def _opener(settings: Settings) -> Callable[..., Source]:

@@ -1,7 +1,7 @@
 """The command line: arguments to settings, errors to one line and an exit code.
 
-Exit codes: 0 done; 1 run-time failure; 2 wrong usage; 3 some of several inputs failed;
-130 interrupted.
+Exit codes: 0 done; 1 run-time failure; 2 wrong usage; 3 some of several inputs, or of several
+outputs of a live one, failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO, TypeVar
 
 from streamface.compute import AUTO, PRECISIONS, RUNTIMES
 from streamface.errors import SourceError, StreamfaceError, UsageError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from streamface.app import Run
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
 _DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
@@ -126,8 +127,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--source",
         "-s",
         required=True,
+        action="append",
         metavar="S",
-        help="file, folder, 'glob*', camera number, device, URL, 'demo', 'demo:portrait'",
+        help="file, folder, 'glob*', camera number, device, URL, 'demo', 'demo:portrait'; several, "
+        "or a .streams file with one a line, run at once if any is live, else one by one",
     )
     group = parser.add_argument_group("what to read")
     group.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="s or h:mm:ss")
@@ -143,6 +146,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--inject", default="", metavar="TROUBLE",
         help="trouble for --simulate-live: drop=SHARE,stall=SECONDS,jitter=SECONDS",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-staleness", type=float, metavar="S",
+        help="drop live frames that are older than this before work on them begins",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-adapt", action="store_true",
+        help="lose frames rather than look less closely, where a live source is too much",
     )  # fmt: skip
     group = parser.add_argument_group("what to find")
     group.add_argument(
@@ -254,8 +265,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reenact-model", type=_path, metavar="MODEL", help="another one for it")
     group = parser.add_argument_group("what to write")
     group.add_argument(
-        "--output", "-o", type=_path, metavar="O", help=".mp4 .mkv .webm .mov .jpg .png or a folder"
-    )
+        "--output", "-o", type=_path, action="append", metavar="O",
+        help=".mp4 .mkv .webm .mov .jpg .png or a folder; may be given several times",
+    )  # fmt: skip
     group.add_argument("--codec", metavar="C", help="h264, hevc, vp9, av1 or an FFmpeg encoder")
     group.add_argument("--crf", type=float, metavar="Q", help="quality, lower is better")
     group.add_argument("--preset", metavar="P", help="encoder speed (x264: ultrafast … veryslow)")
@@ -347,7 +359,7 @@ def _seconds(text: str) -> float:
 def _settings(arguments: argparse.Namespace) -> Settings:
     data = {kind: getattr(arguments, f"save_{kind}") for kind in _DATA_KINDS}
     return Settings(
-        source=arguments.source,
+        source=_one_or_all(arguments.source),
         start_s=arguments.start,
         end_s=arguments.end,
         max_frames=arguments.max_frames,
@@ -356,6 +368,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         camera_fps=arguments.camera_fps,
         simulate_live=arguments.simulate_live,
         inject=arguments.inject,
+        max_staleness_s=arguments.max_staleness,
+        adapt=not arguments.no_adapt,
         imgsz=arguments.imgsz,
         conf=arguments.conf,
         max_faces=arguments.max_faces,
@@ -387,7 +401,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         reenact_model=arguments.reenact_model,
         strength=arguments.strength,
         mark=not arguments.no_mark,
-        output=arguments.output,
+        output=_one_or_all(arguments.output or [None]),
         codec=arguments.codec,
         crf=arguments.crf,
         preset=arguments.preset,
@@ -395,6 +409,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         overwrite=arguments.overwrite,
         data={kind: target for kind, target in data.items() if target is not None},
     )
+
+
+def _one_or_all(given: list[_T]) -> _T | tuple[_T, ...]:
+    return given[0] if len(given) == 1 else tuple(given)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -421,7 +439,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Ctrl-C is how a live run ends; a file that was not read to its end is another matter.
     if interrupts.count and not run.is_live:
         return INTERRUPTED
-    return PARTIAL if run.playlist.failures else DONE
+    return PARTIAL if run.playlist.failures or run.failed_outputs else DONE
 
 
 class _Interrupts:

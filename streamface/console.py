@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,11 +16,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from streamface.settings import several
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from streamface.app import Run
-    from streamface.pipeline import StageStats
+    from streamface.pipeline import PipelineStats, StageStats
+    from streamface.tally import StreamTally, Tally
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +35,9 @@ _RATE_WINDOW_S: Final = 3.0
 # panel's first line would stay behind.
 _ECHO_COLUMNS: Final = 5
 _WIDEST: Final = 110
+
+
+_PERCENTS: Final = (50, 95, 99)
 
 
 class RateMeter:
@@ -48,6 +54,24 @@ class RateMeter:
             self._seen.popleft()
         (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
         return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+
+
+class Rates:
+    """The present rate of a run and of each of its streams."""
+
+    def __init__(self) -> None:
+        self.whole = 0.0
+        self.streams: dict[int, float] = {}
+        self._meter = RateMeter()
+        self._meters: dict[int, RateMeter] = {}
+
+    def update(self, now_s: float, tally: Tally) -> Self:
+        """Take what was done by ``now_s``."""
+        self.whole = self._meter.update(now_s, tally.frames)
+        for number, stream in dict(tally.streams).items():
+            meter = self._meters.setdefault(number, RateMeter())
+            self.streams[number] = meter.update(now_s, stream.frames)
+        return self
 
 
 def watch(run: Run, *, live: bool = True) -> None:
@@ -72,13 +96,15 @@ def _shares_terminal(run: Run) -> bool:
 
 
 def _watch_panel(run: Run, console: Console) -> None:
-    meter = RateMeter()
+    rates = Rates()
+
+    def present() -> RenderableType:
+        now = rates.update(time.monotonic(), run.tally)
+        width = min(console.width - _ECHO_COLUMNS, _WIDEST)
+        return panel(run, now.whole, width=width, stream_fps=now.streams)
+
     with Live(
-        get_renderable=lambda: panel(
-            run,
-            meter.update(time.monotonic(), run.tally.frames),
-            width=min(console.width - _ECHO_COLUMNS, _WIDEST),
-        ),
+        get_renderable=present,
         console=console,
         refresh_per_second=_REFRESH_HZ,
         transient=True,
@@ -87,14 +113,21 @@ def _watch_panel(run: Run, console: Console) -> None:
 
 
 def _watch_log(run: Run) -> None:
-    info = run.info
-    _log.info("%s: %dx%d, %.4g fps", info.name, *info.size_px, float(info.rate))
+    if run.at_once:
+        _log.info("%d streams at once", len(run.playlist.inputs))
+    else:
+        info = run.info
+        _log.info("%s: %dx%d, %.4g fps", info.name, *info.size_px, float(info.rate))
+    rates = Rates().update(time.monotonic(), run.tally)
     next_s = time.monotonic() + _LOG_EVERY_S
     with closing(run.frames()) as frames:
         for _ in frames:
             if time.monotonic() >= next_s:
                 next_s += _LOG_EVERY_S
                 _log.info("%s", progress_line(run))
+                rates.update(time.monotonic(), run.tally)
+                for line in stream_lines(run, rates.streams):
+                    _log.info("%s", line)
 
 
 def progress_line(run: Run) -> str:
@@ -106,16 +139,43 @@ def progress_line(run: Run) -> str:
     return f"{done}, {tally.fps:.1f} fps{eta}, {_counted(tally.faces_now, 'face')}"
 
 
-def panel(run: Run, fps: float, *, width: int | None = None) -> RenderableType:
-    """Return the live panel; ``fps`` is the present rate, ``width`` in columns (None: all)."""
+def stream_lines(run: Run, stream_fps: dict[int, float]) -> list[str]:
+    """Return a line for each live stream: its rate, the age of its frames, what it lost."""
+    lines = []
+    for number, stream in dict(run.tally.streams).items():
+        state = "ended" if stream.has_ended else f"{stream_fps.get(number, 0.0):.1f} fps"
+        drops = _drops(run.stats.drops_of(number))
+        lines.append(f"{stream.name}: {state}, age {_age(stream)} ms, drops {drops}")
+    return lines
+
+
+def panel(
+    run: Run,
+    fps: float,
+    *,
+    width: int | None = None,
+    stream_fps: dict[int, float] | None = None,
+) -> RenderableType:
+    """Return the live panel.
+
+    fps, stream_fps: the present rate, of all and of each of several streams at once. width: in
+    columns (None: all).
+    """
     run.pipeline.refresh_queues()
     tally, info = run.tally, run.info
-    size = "x".join(map(str, info.size_px))
-    title = Text.assemble(("streamface ", "bold"), (_shortened(info.name, 40), "cyan"), f" {size}")
     many = len(run.playlist.inputs)
-    if many > 1:
-        title.append(f"  input {tally.stream + 1} of {many}", "dim")
-    rows = Group(_progress(run, fps), _numbers(run, fps), _stages(run))
+    if many > 1 and tally.streams:
+        title = Text.assemble(("streamface ", "bold"), (f"{many} streams", "cyan"))
+        rows = Group(
+            _progress(run, fps), _numbers(run, fps), _streams(run, stream_fps or {}), _stages(run)
+        )
+    else:
+        size = "x".join(map(str, info.size_px))
+        name = _shortened(info.name, 40)
+        title = Text.assemble(("streamface ", "bold"), (name, "cyan"), f" {size}")
+        if many > 1:
+            title.append(f"  input {tally.stream + 1} of {many}", "dim")
+        rows = Group(_progress(run, fps), _numbers(run, fps), _stages(run))
     return Panel(
         rows,
         title=title,
@@ -153,9 +213,14 @@ def _progress(run: Run, fps: float) -> RenderableType:
 
 def _numbers(run: Run, fps: float) -> RenderableType:
     tally, latency = run.tally, run.stats.latency
-    percentiles = " / ".join(_ms(latency.percentile_s(p)) for p in (50, 95, 99))
     # A copy: the reading thread may count a new reason meanwhile.
-    drops = ", ".join(f"{count} {reason}" for reason, count in dict(run.stats.drops).items())
+    drops = _drops(dict(run.stats.drops))
+    if run.info.is_live:
+        # Of a camera nobody wants to know how late its frames were yesterday.
+        what, percentiles = "age p50 / p95 / p99 ", _age(run.stats)
+    else:
+        what = "latency p50 / p95 / p99 "
+        percentiles = " / ".join(_ms(latency.percentile_s(p)) for p in _PERCENTS)
     lines = (
         Text.assemble(
             ("fps ", "dim"),
@@ -164,13 +229,54 @@ def _numbers(run: Run, fps: float) -> RenderableType:
             (f"{tally.faces_now}", "bold"),
             f" ({_counted(len(tally.tracks), 'track')})",
             ("   drops ", "dim"),
-            (drops or "none", "bold red" if drops else "bold"),
+            (drops, "bold red" if run.stats.drops else "bold"),
         ),
-        Text.assemble(("latency p50 / p95 / p99 ", "dim"), (percentiles, "bold"), " ms"),
+        Text.assemble((what, "dim"), (percentiles, "bold"), " ms")
+        .append("   lowered: " if tally.lowered else "", "dim")
+        .append(tally.lowered, "yellow"),
     )
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
     return Group(*lines)
+
+
+def _age(of: PipelineStats | StreamTally) -> str:
+    """Return the age of the frames of the last seconds, p50, p95 and p99."""
+    ages_s = of.ages.percentiles_s(time.monotonic(), _PERCENTS)
+    return " / ".join("-" if ages_s is None else _ms(age_s) for age_s in ages_s or _PERCENTS)
+
+
+def _drops(drops: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in drops.items()) or "none"
+
+
+def _streams(run: Run, stream_fps: dict[int, float]) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("stream", no_wrap=True, overflow="ellipsis")
+    table.add_column("fps", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("faces", justify="right", no_wrap=True)
+    table.add_column("drops", no_wrap=True, overflow="ellipsis")
+    tallies = dict(run.tally.streams)
+    for number, what in enumerate(run.playlist.inputs):
+        stream = tallies.get(number)
+        name = Text(_shortened(what.name, 30))
+        if number in run.playlist.failures:
+            table.add_row(name, Text("failed", "red"))
+        elif stream is None:
+            table.add_row(name, Text("opening", "dim"))
+        elif stream.has_ended:
+            table.add_row(name, Text("ended", "dim"))
+        else:
+            drops = run.stats.drops_of(number)
+            table.add_row(
+                name,
+                f"{stream_fps.get(number, 0.0):.1f}",
+                _age(stream),
+                str(stream.faces_now),
+                Text(_drops(drops), "red" if drops else ""),
+            )
+    return table
 
 
 def _stages(run: Run) -> RenderableType:
@@ -213,19 +319,33 @@ def summary(run: Run) -> list[str]:
     mean = tally.face_frames / tally.frames if tally.frames else 0.0
     tracks = _counted(len(tally.tracks), "track")
     lines.append(f"faces: {tracks}, {mean:.2f} a frame{_label_shares(run)}")
-    percentiles = ", ".join(f"p{p} {_ms(stats.latency.percentile_s(p))} ms" for p in (50, 95, 99))
+    percentiles = ", ".join(f"p{p} {_ms(stats.latency.percentile_s(p))} ms" for p in _PERCENTS)
     drops = ", ".join(f"{count} ({reason})" for reason, count in stats.drops.items()) or "none"
     lines.append(f"latency: {percentiles}; dropped frames: {drops}")
+    if many > 1:
+        lines += [f"  {line}" for line in _of_streams(run)]
+    if tally.lowered:
+        lines.append(f"lowered to keep up: {tally.lowered}")
     busy = ", ".join(f"{s.name} {busy_share(s, seconds):.0%}" for s in stats.stages)
     lines.append(f"busy: {busy}")
     lines.append("on: " + "; ".join(f"{stage} {on}" for stage, on in run.providers().items()))
     lines += _covered(run) + _remade(run)
-    if run.settings.output is not None:
-        lines.append(f"written: {run.settings.output}")
+    lines += [f"written: {output}" for output in several(run.settings.output)]
     lines += [f"written: {target}" for target in run.settings.data.values() if target != "-"]
     if run.playlist.failures:
         lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")
         lines += [f"  {reason}" for reason in run.playlist.failures.values()]
+    return lines
+
+
+def _of_streams(run: Run) -> list[str]:
+    """Return a line for each of several streams that ran at once, over the whole run."""
+    lines = []
+    for number, stream in run.tally.streams.items():
+        ages = ", ".join(f"p{p} {_ms(stream.latency.percentile_s(p))} ms" for p in _PERCENTS)
+        drops = _drops(run.stats.drops_of(number))
+        frames = _counted(stream.frames, "frame")
+        lines.append(f"{stream.name}: {frames}; {ages}; dropped: {drops}")
     return lines
 
 

@@ -28,7 +28,8 @@ STRENGTH: Final = 1.1
 class Settings:
     """What to read, what to find in it, and what to write. Raises UsageError on wrong values."""
 
-    source: str
+    source: str | tuple[str, ...]
+    """What to read, or several of it; a ``.streams`` file lists more (``streams.find_all``)."""
     # Reading
     start_s: float = 0.0
     end_s: float | None = None
@@ -42,6 +43,11 @@ class Settings:
     """Play files at their own pace, as a camera would, dropping what nobody is ready for."""
     inject: str = ""
     """Trouble of a simulated camera: drop=SHARE,stall=SECONDS,jitter=SECONDS."""
+    max_staleness_s: float | None = None
+    """How old, from its capture, a live frame may be before anything is done with it; None: no
+    matter how old."""
+    adapt: bool = True
+    """Whether a live run does less work rather than lose frames (``adapt.STEPS``)."""
     # Finding
     imgsz: int = 640
     """Longer side, in pixels, of the picture the detector sees."""
@@ -99,7 +105,8 @@ class Settings:
     mark: bool = True
     """Write onto every re-enacted frame that it was altered."""
     # Writing
-    output: Path | None = None
+    output: Path | tuple[Path, ...] | None = None
+    """Where pictures are written to; several get the same."""
     codec: str | None = None
     crf: float | None = None
     preset: str | None = None
@@ -126,6 +133,7 @@ class Settings:
             ("--smoothing", self.smoothing_s, 0, 60),
             ("--start", self.start_s, 0, longest_s),
             ("--end", _given(self.end_s, 0), 0, longest_s),
+            ("--max-staleness", _given(self.max_staleness_s, 1), 0.001, 3600),
         )
         for name, value, low, high in bounds:
             if not low <= value <= high:
@@ -157,6 +165,16 @@ class Settings:
             raise UsageError(f"--hwaccel must be cuda or cuda:N, not '{self.hwaccel}'")
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """All that is to be read."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """All that pictures are written to."""
+        return several(self.output)
+
+    @property
     def compute(self) -> Compute:
         """Where and how nets are to run."""
         return Compute(**{f.name: getattr(self, f.name) for f in fields(Compute)})
@@ -167,6 +185,13 @@ def detect_every(settings: Settings) -> int:
     if settings.detect_every is not None:
         return settings.detect_every
     return _DETECT_EVERY if settings.anonymize is None else _DETECT_EVERY_TO_COVER
+
+
+def several(output: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
+    """Return none, one or several outputs as a tuple."""
+    if output is None:
+        return ()
+    return output if isinstance(output, tuple) else (output,)
 
 
 def _given(value: float | None, otherwise: float) -> float:

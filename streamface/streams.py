@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -48,7 +49,9 @@ def find_all(sources: Sequence[str], *, simulate_live: bool = False) -> Found:
     UsageError.
     """
     given = [each for source in sources for each in _listed(source)]
-    inputs = [each for _, found in given for each in found]
+    if not given:
+        raise UsageError("no source is given; name a file, a folder, a camera number or a URL")
+    inputs = [each for found in given for each in found]
     is_live = simulate_live or any(each.kind in ("camera", "url") for each in inputs)
     if len(given) < 2 or not is_live:
         return Found(inputs, at_once=False)
@@ -57,11 +60,11 @@ def find_all(sources: Sequence[str], *, simulate_live: bool = False) -> Found:
     return Found(list(_with_unique_names(inputs)), at_once=True)
 
 
-def _listed(source: str) -> Iterator[tuple[str, list[Input]]]:
-    """Yield what was given and what it means: itself, or each line of a ``.streams`` file."""
+def _listed(source: str) -> Iterator[list[Input]]:
+    """Yield what was given, or each line of a ``.streams`` file, as the inputs that it means."""
     path = Path(source).expanduser()
     if path.suffix.lower() != SUFFIX or not path.is_file():
-        yield source, find_inputs(source)
+        yield find_inputs(source)
         return
     lines = 0
     for number, name, location in _entries(path):
@@ -76,7 +79,7 @@ def _listed(source: str) -> Iterator[tuple[str, list[Input]]]:
                 replace(each, name=f"{name} {n}" if numbered else name)
                 for n, each in enumerate(found, start=1)
             ]
-        yield location, found
+        yield found
     if not lines:
         raise SourceError(f"{path} lists no source")
 
@@ -111,8 +114,8 @@ def _with_unique_names(inputs: Iterable[Input]) -> Iterator[Input]:
     seen: Counter[str] = Counter()
     for each in inputs:
         seen[each.name] += 1
-        count = seen[each.name]
-        yield each if count == 1 else replace(each, name=f"{each.name} #{count}")
+        nth = seen[each.name]
+        yield each if nth == 1 else replace(each, name=f"{each.name} #{nth}")
 
 
 def plan_streams(output: Path, inputs: Sequence[Input]) -> list[Path]:
@@ -131,13 +134,15 @@ def plan_streams(output: Path, inputs: Sequence[Input]) -> list[Path]:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise sink_error(output, exc) from exc
-    seen: Counter[str] = Counter()
+    taken: set[str] = set()
     targets = []
     for each in inputs:
-        name = safe_name(each)
-        seen[name.lower()] += 1
-        count = seen[name.lower()]
-        targets.append(output / f"{name if count == 1 else f'{name}_{count}'}.mp4")
+        plain = safe_name(each)
+        names = (plain if n == 1 else f"{plain}_{n}" for n in count(1))
+        # Some file systems take "A" and "a" for one.
+        name = next(name for name in names if name.lower() not in taken)
+        taken.add(name.lower())
+        targets.append(output / f"{name}.mp4")
     return targets
 
 

@@ -85,7 +85,7 @@ def test_what_is_wrong_is_raised_by_the_call_itself(tmp_path):
         streamface.stream("demo", conf=float("nan"))
     with pytest.raises(
         TypeError,
-        match="unknown option 'confidence'; known: anonymize, audio, build_engines, camera_fps",
+        match="unknown option 'confidence'; known: adapt, anonymize, audio, build_engines",
     ):
         streamface.stream("demo", confidence=0.5)
     with pytest.raises(TypeError, match="unknown option 'confidence'"):

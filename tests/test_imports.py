@@ -25,7 +25,7 @@ ROWS = (
     ("__main__",),
     ("cli", "console", "doctor"),
     ("app", "api"),
-    ("stages", "playlist"),
+    ("stages", "playlist", "gather"),
     None,
     ("runtimes",),
     ("model", "preprocess", "paste"),

@@ -163,7 +163,8 @@ def stages(arguments: argparse.Namespace) -> Report:
             with Run(settings) as run:
                 run.execute()
             cpu_s = time.process_time() - began_s
-            settings.output.unlink() if settings.output else None
+            for output in settings.outputs:
+                output.unlink()
     frames = run.tally.frames
     report: Report = {
         "clip": Path(arguments.source).name,

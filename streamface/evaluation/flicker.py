@@ -122,7 +122,7 @@ def _frame_pairs(settings: Settings) -> Iterator[tuple[Frame, Frame]]:
     from streamface.decode import ReadOptions
     from streamface.sources import find_inputs, open_source
 
-    source = open_source(find_inputs(settings.source)[0], ReadOptions())
+    source = open_source(find_inputs(settings.sources[0])[0], ReadOptions())
     with closing(source), Run(settings) as whole, closing(whole.frames()) as frames:
         yield from zip(source, frames, strict=False)
 
