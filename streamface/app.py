@@ -376,6 +376,7 @@ class Run:
                     with self._writing.timed(), _named("write", frame.index):
                         written = self._write(frame)
                     if not written:
+                        self.stats.count_drop("lost", lane=frame.stream)
                         continue
                     self._writing.frames += 1
                     # Live outputs tell themselves when they have written it.

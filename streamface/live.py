@@ -121,3 +121,38 @@ class SimulatedLive:
     def close(self) -> None:
         """Close the file."""
         self._source.close()
+
+
+class Looped:
+    """A file that begins again when it ends, its times going on: for trials longer than the file.
+
+    Pictures only: where a second round's sound would begin nobody could say.
+    """
+
+    def __init__(self, open_again: Callable[[], Source]) -> None:
+        self._open_again = open_again
+        self._source = open_again()
+        self.info: StreamInfo = replace(self._source.info, frames=None, copied=())
+        self.tail_packets: tuple[Packet, ...] = ()
+
+    @property
+    def damage(self) -> Damage:
+        """That of the present round."""
+        return self._source.damage
+
+    def __iter__(self) -> Iterator[Frame]:
+        index = end = 0
+        shift: int | None = 0
+        while True:
+            for frame in self._source:
+                if shift is None:
+                    shift = end - frame.pts
+                frame.index, frame.pts, frame.packets = index, frame.pts + shift, ()
+                index, end = index + 1, frame.pts + max(1, frame.duration)
+                yield frame
+            self._source.close()
+            self._source, shift = self._open_again(), None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()

@@ -198,13 +198,7 @@ def test_an_output_that_fails_ends_only_its_own_stream(tmp_path, monkeypatch):
         write(self, frame)
 
     monkeypatch.setattr(VideoSink, "write", full)
-    failed = threading.Event()
-    endless = (10**9, None)
-    waiting = (40, lambda index: failed.wait(20) if index == 20 else None)
-    with Run(settings(2, tmp_path / "out"), opener=Opener(endless, waiting)) as run:
-        for _ in run.frames():
-            if 0 in run.playlist.failures:
-                failed.set()
+    run = execute(settings(2, tmp_path / "out"), Opener(10**9, 40))
     assert "No space left" in run.playlist.failures[0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "all.jsonl",

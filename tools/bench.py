@@ -3,12 +3,18 @@
     python tools/bench.py cost --source CLIP        CPU and memory of `run` against a bare transcode
     python tools/bench.py stages --source CLIP      where the time goes, stage by stage
     python tools/bench.py kernels                   each Numba kernel against the OpenCV road
+    python tools/bench.py live --source CLIP        age of frames, drops and growth of live streams
 
 ``cost`` starts whole processes, `streamface run` and a bare PyAV transcode (same decoder threads,
 same encoder settings, audio copied) in turn, and takes the operating system's own accounting
 (user + system CPU seconds of the finished process, its peak memory). ``cpu_ratio`` is the median
 of the ratios of neighbouring runs, start-up included. ``cpu_ratio_steady`` leaves out what both
 cost for a single frame, as in a long video.
+
+``live`` plays CLIP, over and over, as if N cameras gave it at the same time, in a process of its
+own. The age of a frame reaches from its capture until it is handed out, or written with
+``--write``; times to the first frame count from the start of the process. ``start`` is a moment
+after that, when all is loaded, so what differs at the ``end`` has grown.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,6 +39,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from streamface.app import Run
     from streamface.frame import Planes, PointsF32
 
 Report = dict[str, Any]
@@ -177,6 +185,97 @@ def stages(arguments: argparse.Namespace) -> Report:
         report[f"{stage.name}_cpu_ms"] = 1e3 * stage.cpu_s / frames
     for percent in (50, 95, 99):
         report[f"latency_p{percent}_ms"] = 1e3 * run.stats.latency.percentile_s(percent)
+    return report
+
+
+def live(arguments: argparse.Namespace) -> Report:
+    """Return how old the frames of simulated cameras get, what they lose and what the run holds."""
+    command = [sys.executable, __file__, "live-once", *sys.argv[2:]]
+    began_s = time.monotonic()  # one clock for all processes
+    done = subprocess.run(
+        [*command, "--began", str(began_s), "--json", "-"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=arguments.seconds + 300,
+    )
+    report: Report = json.loads(done.stdout)
+    return report
+
+
+def live_once(arguments: argparse.Namespace) -> Report:
+    """Do what ``live`` reports, in this process."""
+    from streamface.app import Run
+    from streamface.live import Looped, SimulatedLive, Trouble
+    from streamface.settings import Settings
+    from streamface.sources import open_source
+
+    trouble = Trouble.parse(arguments.inject)
+
+    def opener(*what: Any, **options: Any) -> SimulatedLive:
+        return SimulatedLive(Looped(lambda: open_source(*what, **options)), trouble)
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            source=(arguments.source,) * arguments.streams,
+            simulate_live=True,
+            adapt=not arguments.no_adapt,
+            output=Path(folder) / "out" if arguments.write else None,
+            preset="ultrafast",
+        )
+        with Run(settings, opener=opener) as run:
+            held = _watched(run, arguments.seconds)
+            ended_s = time.monotonic()
+    streams = [
+        {
+            "name": stream.name,
+            "age_ms": {
+                f"p{p}": round(1e3 * stream.latency.percentile_s(p), 2) for p in (50, 95, 99)
+            },
+            "fps": round(stream.frames / max(1e-9, ended_s - stream.first_s), 2),
+            "frames": stream.frames,
+            "drops": run.stats.drops_of(number),
+            "time_to_first_frame_s": round(stream.first_s - arguments.began, 3),
+        }
+        for number, stream in sorted(run.tally.streams.items())
+        if stream.first_s is not None
+    ]
+    return {
+        "clip": Path(arguments.source).name,
+        "seconds": arguments.seconds,
+        "streams": streams,
+        "lowered": run.tally.lowered,
+        "process": held,
+    }
+
+
+def _watched(run: Run, seconds: float) -> Report:
+    """Execute ``run`` for so long; return CPU time, and what it held at first and in the end."""
+    began_s: float | None = None
+    start: Report | None = None
+    for _ in run.frames():
+        now_s = time.monotonic()
+        began_s = now_s if began_s is None else began_s
+        if start is None and now_s - began_s >= min(5.0, seconds / 2):
+            start, cpu_s = held(), time.process_time()
+        if now_s - began_s >= seconds and not run.stopping:
+            end, used_s = held(), time.process_time()
+            run.stop()
+    if start is None or not run.stopping:
+        raise RuntimeError("the streams ended before the time was over")
+    report: Report = {"cpu_s": round(used_s, 2), "cpu_s_since_start": round(used_s - cpu_s, 2)}
+    return report | {name: {"start": start[name], "end": end[name]} for name in start}
+
+
+def held() -> Report:
+    """Return what this process holds now; descriptors and memory where Linux tells them."""
+    proc = Path("/proc/self")
+    threads = len(list((proc / "task").iterdir())) if proc.exists() else threading.active_count()
+    report: Report = {"threads": threads}
+    if proc.exists():
+        pages = int((proc / "statm").read_text().split()[1])
+        report["rss_mb"] = round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+        report["descriptors"] = len(list((proc / "fd").iterdir()))
     return report
 
 
@@ -341,6 +440,17 @@ def main() -> int:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
+    for name, lasting in (("live", live), ("live-once", live_once)):
+        sub = commands.add_parser(name, help=lasting.__doc__)
+        sub.set_defaults(work=lasting)
+        sub.add_argument("--json", metavar="F", help="write JSON here; '-' is stdout")
+        sub.add_argument("--source", required=True, metavar="CLIP")
+        sub.add_argument("--streams", type=int, default=1, metavar="N")
+        sub.add_argument("--seconds", type=float, default=30.0, metavar="S")
+        sub.add_argument("--inject", default="", metavar="TROUBLE", help="as for `streamface run`")
+        sub.add_argument("--no-adapt", action="store_true")
+        sub.add_argument("--write", action="store_true", help="paint, and write a file a stream")
+        sub.add_argument("--began", type=float, default=0.0, help=argparse.SUPPRESS)
     for name, work in (("cost", cost), ("stages", stages), ("kernels", kernels)):
         sub = commands.add_parser(name, help=work.__doc__)
         sub.set_defaults(work=work)
@@ -363,7 +473,9 @@ def main() -> int:
         )
         sys.stdout.write(f"{frames}\n")
         return 0
-    report = {**arguments.work(arguments), "machine": machine()}
+    report = arguments.work(arguments)
+    if arguments.command != "live-once":
+        report |= {"machine": machine()}
     if arguments.json == "-":
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     elif arguments.json:
