@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from streamface.frame import Frame
 
-_IDS_KNOWN: Final = 4096
+_IDS_KNOWN: Final = 512
 
 
 class DistinctIds(Collection[int]):
     """Counts different track ids, which are given out in increasing order.
 
-    Remembers the highest ones only: exact unless a track is first seen after thousands of later
+    Remembers the highest ones only: exact unless a track is first seen after hundreds of later
     ones. Iterating gives those that are remembered.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -12,10 +13,11 @@ from rich.console import Console
 
 from streamface import console
 from streamface.app import Tally
-from streamface.console import RateMeter, panel, progress_line, summary
+from streamface.console import RateMeter, Rates, panel, progress_line, summary
 from streamface.decode import StreamInfo
 from streamface.pipeline import PipelineStats, StageStats
 from streamface.remake import RemakeTally
+from streamface.tally import StreamTally
 
 
 def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
@@ -206,3 +208,81 @@ def test_the_summary_tells_what_became_of_faces():
     run.settings.reenact = "happy"
     run.remake = SimpleNamespace(tally=RemakeTally(remade=5, skipped=2, hurried=1))
     assert "re-made (happy): 5 faces, 2 too small left alone, 1 blurred to keep up" in summary(run)
+
+
+def many_streams():
+    """Return a run of four cameras: one in work, one that ended, one that failed, one unopened."""
+    run = run_of(inputs=4, is_live=True, frames=None, name="hall")
+    run.at_once = True
+    for number, stream in enumerate((StreamTally("hall"), StreamTally("other 1"))):
+        stream.frames, stream.faces_now = 50, 2
+        for index in range(100):
+            stream.ages.add(time.monotonic(), (index + 1) / 1000)
+        run.tally.streams[number] = stream
+    run.tally.streams[1].end()
+    run.playlist.failures = {2: "cannot open other 2: no route to host"}
+    run.stats.count_drop("busy", 7, lane=0)
+    run.stats.count_drop("stale", 2, lane=0)
+    return run
+
+
+def test_every_stream_has_a_line_of_its_own():
+    """Its present rate, the age of its frames now, its faces and drops; or what became of it."""
+    run = many_streams()
+    screen = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    screen.print(panel(run, 25.0, stream_fps={0: 12.5}))
+    lines = screen.file.getvalue().splitlines()
+    assert {len(line) for line in lines} == {100}
+    text = [" ".join(line.strip("│").split()) for line in lines]
+    assert "4 streams" in lines[0]
+    assert "hall 12.5 50 / 95 / 99 2 7 busy, 2 stale" in text
+    assert "other 1 ended" in text
+    assert "other 2 failed" in text
+    assert "other 3 opening" in text
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_panel_of_many_streams_never_wraps(width):
+    run = many_streams()
+    run.tally.lowered = "detector 320 px, detect every 8, emotions 4 times rarer"
+    assert len({len(line) for line in rendered(run, width)}) == 1
+    assert len(rendered(run, width)) == 8 + 1 + 4
+
+
+def test_a_live_source_shows_how_old_its_frames_are_now():
+    """The last seconds count, not the start of the run; what was lowered is told beside it."""
+    run = run_of(frames=None, is_live=True)
+    now_s = time.monotonic()
+    for _ in range(100):
+        run.stats.ages.add(now_s - 60, 9.0)
+    assert "age p50 / p95 / p99 - / - / - ms" in "\n".join(rendered(run))
+    for index in range(100):
+        run.stats.ages.add(now_s, (index + 1) / 1000)
+    run.tally.lowered = "detect every 8"
+    text = "\n".join(rendered(run))
+    assert "age p50 / p95 / p99 50 / 95 / 99 ms   lowered: detect every 8" in text
+
+
+def test_the_log_has_a_line_for_each_stream():
+    assert console.stream_lines(many_streams(), {0: 12.5}) == [
+        "hall: 12.5 fps, age 50 / 95 / 99 ms, drops 7 busy, 2 stale",
+        "other 1: ended, age 50 / 95 / 99 ms, drops none",
+    ]
+
+
+def test_the_summary_has_a_line_for_each_stream():
+    run = many_streams()
+    run.tally.streams[0].latency.add(0.02)
+    run.tally.lowered = "detect every 8"
+    lines = summary(run)
+    assert "  hall: 50 frames; p50 20 ms, p95 20 ms, p99 20 ms; dropped: 7 busy, 2 stale" in lines
+    assert "lowered to keep up: detect every 8" in lines
+    assert "failed: 1 of 4 inputs" in lines
+
+
+def test_rates_are_those_of_the_whole_and_of_each_stream():
+    tally = Tally(streams={0: StreamTally("a"), 1: StreamTally("b")})
+    rates = Rates().update(0.0, tally)
+    tally.frames, tally.streams[0].frames, tally.streams[1].frames = 40, 30, 10
+    rates.update(1.0, tally)
+    assert (rates.whole, rates.streams) == (40.0, {0: 30.0, 1: 10.0})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import av
 import clips
@@ -11,7 +11,7 @@ import pytest
 
 from streamface.app import Run
 from streamface.errors import UsageError
-from streamface.live import SimulatedLive, Trouble
+from streamface.live import Looped, SimulatedLive, Trouble
 from streamface.settings import Settings
 from streamface.testing import CountingSource
 
@@ -141,3 +141,19 @@ def test_sound_of_dropped_frames_keeps_its_order(tmp_path):
     with av.open(str(clip)) as before, av.open(str(out)) as after:
         sound = [[bytes(p) for p in each.demux(audio=0) if p.size] for each in (before, after)]
     assert sound[1] == sound[0]
+
+
+def test_a_clip_may_begin_again_and_its_times_go_on():
+    opened = []
+
+    def open_again():
+        opened.append(CountingSource(4))
+        return opened[-1]
+
+    looped = Looped(open_again)
+    assert looped.info.frames is None
+    frames = list(islice(looped, 10))
+    assert [frame.index for frame in frames] == list(range(10))
+    assert [frame.pts for frame in frames] == list(range(10))
+    looped.close()
+    assert [source.closed for source in opened] == [1, 1, 1]

@@ -64,7 +64,7 @@ class RecentAges:
     Knows no clock: time is an argument. Any thread may add or ask. Holds at most ``_MOST`` ages.
     """
 
-    _MOST = 4096
+    _MOST = 2048
 
     def __init__(self, window_s: float = 10.0) -> None:
         self._window_s = window_s
