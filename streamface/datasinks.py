@@ -11,12 +11,14 @@ where it cannot be created.
 from __future__ import annotations
 
 import csv
+import heapq
 import json
 import os
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeAlias
 
 from streamface import records
 from streamface.atomic import AtomicPath, sink_error
@@ -24,7 +26,7 @@ from streamface.errors import SinkError, UsageError
 from streamface.frame import EMOTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from streamface.frame import Emotion, Frame
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 # A row group is what a Parquet writer holds in memory: 4096 faces are 2 to 3 MB of Python values.
 _ROW_GROUP_ROWS: Final = 4096
+
+# Captions that are held in memory, some 10 MB, before they go to a temporary file.
+_CUES_HELD: Final = 50_000
+_Cue: TypeAlias = tuple[int, int, str]
 
 # How long a lone frame is shown when nothing tells its duration.
 _LONE_FRAME_S: Final = 1 / 30
@@ -253,7 +259,7 @@ class _Span:
     prob_sum: float = 0.0
     frames: int = 0
 
-    def cue(self) -> tuple[int, int, str]:
+    def cue(self) -> _Cue:
         """Return (start in ms, end in ms, payload)."""
         start_ms = max(0, round(self.start_s * 1000))
         who = f"#{self.track_id}" if self.track_id >= 0 else "face"
@@ -285,7 +291,8 @@ class VttSink:
     """WebVTT: one cue for each stretch of frames over which a track keeps its label.
 
     A cue ends where its last frame does, says ``<v #3>happy (87 %)`` (the mean smoothed
-    probability) and is held until ``close``, since cues must stand in the order of their starts.
+    probability) and is held until ``close``, since cues must stand in the order of their starts;
+    of a run that goes on for weeks they are held in temporary files, each sorted.
     Time before 0 cannot be written: such cues start at 0, or are left out where they end there.
     ``shift_s`` is taken off every time, for a track that shall go with a video cut from its source.
     """
@@ -302,7 +309,8 @@ class VttSink:
         self._output = _TextOutput(path, overwrite=overwrite)
         self._output.write(f"WEBVTT\n\nNOTE {header.get('schema', records.SCHEMA)}\n")
         self._timelines: dict[str, _Timeline] = {}
-        self._cues: list[tuple[int, int, str]] = []
+        self._cues: list[_Cue] = []
+        self._sorted: list[TextIO] = []
 
     def write(self, frame: Frame, source: str) -> None:
         """Take one frame; ``source`` names its stream."""
@@ -327,6 +335,20 @@ class VttSink:
 
     def _finish(self, spans: dict[int, _Span]) -> None:
         self._cues.extend(span.cue() for span in spans.values() if span.end_s > 0)
+        if len(self._cues) >= _CUES_HELD:
+            self._put_away()
+
+    def _put_away(self) -> None:
+        """Move the cues that are held into a temporary file. Raises SinkError."""
+        try:
+            file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - until close
+            self._sorted.append(file)
+            file.writelines(f"{start}\t{end}\t{said}\n" for start, end, said in sorted(self._cues))
+            file.flush()
+        except OSError as exc:
+            self.abort()
+            raise SinkError(f"cannot keep captions: {exc.strerror or exc}") from exc
+        self._cues.clear()
 
     def close(self) -> None:
         """Write the cues and give the file its final name. Raises SinkError."""
@@ -335,13 +357,33 @@ class VttSink:
                 timeline.advance(timeline.now_s + timeline.step_s)
             self._finish(timeline.spans)
             timeline.spans = {}
-        for start_ms, end_ms, payload in sorted(self._cues):
-            self._output.write(f"\n{_timestamp(start_ms)} --> {_timestamp(end_ms)}\n{payload}\n")
-        self._output.close()
+        try:
+            for cue in heapq.merge(*map(_cues_in, self._sorted), sorted(self._cues)):
+                start_ms, end_ms, payload = cue
+                times = f"{_timestamp(start_ms)} --> {_timestamp(end_ms)}"
+                self._output.write(f"\n{times}\n{payload}\n")
+            self._output.close()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for file in self._sorted:
+            with suppress(OSError):
+                file.close()
+        self._sorted.clear()
 
     def abort(self) -> None:
         """Remove what was written; does nothing after ``close``."""
+        self._let_go()
         self._output.abort()
+
+
+def _cues_in(file: TextIO) -> Iterator[_Cue]:
+    """Yield the cues that were put away in a file."""
+    file.seek(0)
+    for line in file:
+        start_ms, end_ms, payload = line.rstrip("\n").split("\t")
+        yield int(start_ms), int(end_ms), payload
 
 
 def _label_prob(emotion: Emotion) -> float:

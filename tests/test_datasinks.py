@@ -331,3 +331,32 @@ def test_untracked_faces_do_not_merge_and_faces_without_emotion_are_silent(tmp_p
 def test_markup_in_a_label_is_escaped(tmp_path):
     frames = [made.frame(made.face(label="a <b> & --> \n\n c"))]
     assert cues(tmp_path, frames)[0][1] == "<v #1>a &lt;b&gt; &amp; --&gt; c"
+
+
+def test_captions_of_a_long_run_do_not_stay_in_memory(tmp_path, monkeypatch):
+    """Put away in sorted files they are the same; an aborted run leaves none of these."""
+
+    def written(name, held):
+        monkeypatch.setattr(datasinks, "_CUES_HELD", held)
+        sink = VttSink(tmp_path / name, HEADER)
+        most = 0
+        for index in range(60):
+            label = ("happy", "sad")[index // 3 % 2]
+            other = made.face(track_id=2 + index // 7, label="neutral")
+            sink.write(made.frame(made.face(label=label), other, index=index), "clip.mp4")
+            most = max(most, len(sink._cues))
+        sink.close()
+        return (tmp_path / name).read_text(), most
+
+    (whole, all_held), (merged, most) = written("a.vtt", 10**6), written("b.vtt", 5)
+    assert merged == whole
+    assert all_held > 20
+    assert most < 7
+    monkeypatch.setattr(datasinks, "_CUES_HELD", 1)
+    sink = VttSink(tmp_path / "c.vtt", HEADER)
+    for index in range(9):
+        sink.write(made.frame(made.face(track_id=index), index=index), "clip.mp4")
+    files = list(sink._sorted)
+    assert len(files) > 3
+    sink.abort()
+    assert all(file.closed for file in files)
