@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,7 @@ import av
 from streamface.errors import SourceError
 from streamface.frame import Frame, Packet
 from streamface.hwaccel import CPU_INSTEAD, check_frame, check_stream, parse_device
-from streamface.pixels import ColourTags, device_planes, orientation, tags_of, to_planes
+from streamface.pixels import ColourTags, device_planes, fitted, orientation, tags_of, to_planes
 from streamface.timing import FrameClock, plausible_rate
 
 if TYPE_CHECKING:
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from av.container.core import Chapter
     from av.subtitles.stream import SubtitleStream
 
+    from streamface.frame import Planes
+
 _log = logging.getLogger(__name__)
 
 IMAGE_FORMATS: Final = frozenset(
     {"image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "jpegls_pipe"}
 )
+PLAYLIST_FORMATS: Final = frozenset({"hls", "dash"})
 # FFmpeg "decodes" any text file as ANSI art; nobody means that.
 _NOT_VIDEO: Final = frozenset({"tty"})
 # Up to 1080p one core decodes faster than we encode; frame threads cost 10 to 15 % more CPU and
@@ -111,6 +114,23 @@ class Damage:
     times_made: int = 0
     times_moved: int = 0
     rescaled_frames: int = 0
+    gaps: int = 0
+    """How often a live source was lost."""
+    away_s: float = 0.0
+    """Seconds without it, summed over the gaps that ended."""
+    held_frames: int = 0
+    """Frames made up to bridge gaps."""
+    late_frames: int = 0
+    """Frames left out since they came after their place had been filled."""
+    lost_packets: int = 0
+    """Audio and subtitle packets that no longer fitted in after a gap."""
+
+    def add(self, other: Damage) -> None:
+        """Add what ``other`` counted; its reason for ending wins, if it has one."""
+        for each in fields(self):
+            if each.name != "ended_early":
+                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        self.ended_early = other.ended_early or self.ended_early
 
     def lines(self) -> list[str]:
         """Return one sentence per kind of damage, for a person."""
@@ -119,8 +139,14 @@ class Damage:
             (self.damaged_frames, "frames were decoded with errors"),
             (self.times_moved, "frames had a time not after their predecessor's; moved by a tick"),
             (self.rescaled_frames, "frames of another size were scaled to the first frame's"),
+            (self.late_frames, "frames came too late and were left out"),
+            (self.lost_packets, "packets of sound did not fit in after a gap; left out"),
         )
         lines = [f"{count} {what}" for count, what in counted if count]
+        if self.gaps:
+            times = "once" if self.gaps == 1 else f"{self.gaps} times"
+            bridged = f"; {self.held_frames} frames bridged that" if self.held_frames else ""
+            lines.append(f"the source was lost {times}, away for {self.away_s:.1f} s{bridged}")
         return [*lines, self.ended_early] if self.ended_early else lines
 
 
@@ -141,14 +167,24 @@ class MediaSource:
         *,
         is_live: bool = False,
         stream: int = 0,
+        silence_s: float | None = None,
     ) -> None:
+        """silence_s: a live source that gives packets but no picture for so long has ended."""
         self._container = container
+        self._silence_s = silence_s
         self._options = options
         self._stream_number = stream
         self.damage = Damage()
         self.tail_packets: tuple[Packet, ...] = ()
+        self.exhausted = False
+        """Whether the input itself gave no more, rather than that no more was asked for."""
+        self.in_bursts = container.format.name in PLAYLIST_FORMATS
+        """Whether pictures come a segment at a time rather than when they are due."""
+        self._last: av.VideoFrame | None = None
         self._pending: list[Packet] = []
         self._discarded = 0
+        self._refused_key_frames = 0
+        """Key frames in a row that could not be decoded."""
         self._copied = _streams_to_copy(container)
         self._video = _pick_video(container, name)
         if options.hwaccel is None:
@@ -164,7 +200,6 @@ class MediaSource:
             check_frame(first, name, options.hwaccel)
         self._first: av.VideoFrame | None = first
         self._turn = orientation(first)
-        self._coded_size_px = (first.width, first.height)
         self.info = self._describe(first, name, is_live=is_live)
 
     def _no_picture(self, name: str) -> str:
@@ -177,7 +212,8 @@ class MediaSource:
     def _describe(self, first: av.VideoFrame, name: str, *, is_live: bool) -> StreamInfo:
         video, container = self._video, self._container
         rate = plausible_rate(video.guessed_rate, video.average_rate, video.base_rate)
-        timed = first.pts is not None
+        # RTSP gives its first pictures no time, but all that follow.
+        timed = first.pts is not None or is_live
         time_base = _fraction(video.time_base) if timed and video.time_base else 1 / rate
         self._start_pts = first.pts or 0
         self._clock = FrameClock(time_base, rate)
@@ -188,7 +224,7 @@ class MediaSource:
         shift = round(Fraction(self._options.start_s) / time_base) if self._options.start_s else 0
         return StreamInfo(
             name=name,
-            size_px=self._turn.size_px(*self._coded_size_px),
+            size_px=self._turn.size_px(first.width, first.height),
             rate=rate / stride,
             time_base=time_base,
             is_live=is_live,
@@ -277,10 +313,12 @@ class MediaSource:
         return False
 
     def _to_frame(self, decoded: av.VideoFrame, index: int, pts: int) -> Frame:
-        if (decoded.width, decoded.height) != self._coded_size_px:
+        planes = to_planes(decoded, self._turn)
+        if planes.size_px != self.info.size_px:
             self.damage.rescaled_frames += 1
+            planes = fitted(planes, self.info.size_px, planes.colour)
+        self._last = decoded
         duration = getattr(decoded, "duration", None) or 0
-        planes = to_planes(decoded, self._turn, self._coded_size_px)
         return Frame(
             stream=self._stream_number,
             index=index,
@@ -290,8 +328,16 @@ class MediaSource:
             duration=int(duration) * self._options.vid_stride or self._clock.frame_ticks,
             captured_s=time.monotonic(),
             packets=tuple(self._take_packets()),
-            device=device_planes(decoded, self._turn, self._coded_size_px),
+            device=device_planes(decoded, self._turn, self.info.size_px),
         )
+
+    def last_picture(self) -> Planes | None:
+        """Return the picture of the last frame once more, as it was, or None before the first.
+
+        For any thread, as long as no other one closes the source meanwhile.
+        """
+        last = self._last
+        return None if last is None else to_planes(last, self._turn)
 
     def _take_packets(self) -> list[Packet]:
         taken, self._pending = self._pending, []
@@ -312,7 +358,11 @@ class MediaSource:
         return self._container.demux([self._video, *self._copied])
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        refused_key_frames = 0
+        yield from self._pictures()
+        self.exhausted = True
+
+    def _pictures(self) -> Iterator[av.VideoFrame]:
+        seen_s = time.monotonic()
         while True:
             try:
                 packet = next(self._packets, None)
@@ -321,24 +371,33 @@ class MediaSource:
                 return
             if packet is None:
                 return
+            if self._silence_s is not None and time.monotonic() - seen_s > self._silence_s:
+                self.damage.ended_early = f"no picture came for {self._silence_s:g} s"
+                return
             if packet.stream is not self._video:
                 if packet.size and (packet.dts is not None or packet.pts is not None):
                     self._pending.append(packet)
                 continue
             self._discarded += packet.is_discard
-            try:
-                frames = packet.decode()
-            except av.FFmpegError as exc:
-                if not isinstance(exc, EOFError):
-                    self.damage.undecodable_packets += 1
-                    _log.debug("packet not decodable: %s", exc)
-                    refused_key_frames += packet.is_keyframe
-                    if self._options.hwaccel is not None and refused_key_frames == _MAX_REFUSED:
-                        return
-                continue
-            if frames:
-                refused_key_frames = 0
+            frames = self._pictures_of(packet)
+            if self._options.hwaccel is not None and self._refused_key_frames >= _MAX_REFUSED:
+                return
             yield from frames
+            if frames:
+                seen_s = time.monotonic()
+
+    def _pictures_of(self, packet: Packet) -> list[av.VideoFrame]:
+        try:
+            frames: list[av.VideoFrame] = packet.decode()
+        except av.FFmpegError as exc:
+            if not isinstance(exc, EOFError):
+                self.damage.undecodable_packets += 1
+                _log.debug("packet not decodable: %s", exc)
+                self._refused_key_frames += packet.is_keyframe
+            return []
+        if frames:
+            self._refused_key_frames = 0
+        return frames
 
     def _note_clock(self) -> None:
         self.damage.times_made, self.damage.times_moved = self._clock.missing, self._clock.moved
@@ -361,6 +420,8 @@ class MediaSource:
     def close(self) -> None:
         """Close the container; frames that were handed out stay valid, copied streams do not."""
         self._pending.clear()
+        # A camera's last picture may lie in memory that goes with the device.
+        self._last = None
         self._container.close()
 
 
@@ -411,4 +472,6 @@ def _fraction(value: object) -> Fraction:
 
 
 def _reason(exc: av.FFmpegError) -> str:
+    if isinstance(exc, av.error.ExitError):  # how FFmpeg calls a time-out of PyAV's
+        return "nothing came within the time-out"
     return (exc.strerror or str(exc) or type(exc).__name__).strip()

@@ -270,6 +270,8 @@ class Frame:
     """Compressed audio and subtitle packets that were demuxed before this frame."""
     device: DevicePlanes | None = None
     """The picture as it was decoded, where a GPU decoded it; gone once the faces are classified."""
+    held: bool = False
+    """Whether it stands in for pictures that did not come: the last one again, or a card."""
 
     @property
     def time_s(self) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 import av
@@ -126,28 +127,24 @@ def _target_colour(frame: av.VideoFrame) -> Colour:
     return colour_of(frame)
 
 
-def to_planes(
-    frame: av.VideoFrame, turn: Orientation = UPRIGHT, coded_size_px: tuple[int, int] | None = None
-) -> Planes:
+def to_planes(frame: av.VideoFrame, turn: Orientation = UPRIGHT) -> Planes:
     """Return an upright 8-bit 4:2:0 copy of a decoded frame, ours to draw on.
 
-    coded_size_px: (width, height) to scale to before turning, where a stream changes its size.
     Transparent pixels are laid over white. The copy is needed even where the format fits: the
     decoder goes on predicting from its own frames. A frame in the memory of a GPU is downloaded
     once, as NV12 where that is what it holds; the split of the chroma is then the one copy.
     """
     colour = _target_colour(frame)
-    width, height = coded_size_px or (frame.width, frame.height)
     if _holds_nv12(frame):
         frame = frame.reformat(format=_NV12)  # does nothing to a frame in our own memory
     if any(component.is_alpha for component in frame.format.components):
         frame = _over_white(frame)
-    resized = (width, height) != (frame.width, frame.height)
+    width, height = frame.width, frame.height
     planes = Planes.allocate(turn.size_px(width, height), colour)
-    if not resized and frame.format.name == _NV12:
+    if frame.format.name == _NV12:
         _split_into(frame, turn, planes)
         return planes
-    if resized or frame.format.name not in _COPIED_AS_THEY_ARE:
+    if frame.format.name not in _COPIED_AS_THEY_ARE:
         frame = _reformat(frame, width, height, colour)
     for source, target in zip(frame.planes, (planes.y, planes.u, planes.v), strict=True):
         _turn_into(_stored(source)[:, : source.width], turn, target)
@@ -165,17 +162,18 @@ def _holds_nv12(frame: av.VideoFrame) -> bool:
 
 
 def device_planes(
-    frame: av.VideoFrame, turn: Orientation, coded_size_px: tuple[int, int]
+    frame: av.VideoFrame, turn: Orientation, size_px: tuple[int, int]
 ) -> DevicePlanes | None:
     """Return a GPU's frame as it lies there, or None where ``to_planes`` would give another.
 
-    That is so for a turned or mirrored picture, for a change of size, for more than 8 bits, and
-    for odd sizes, of which PyAV's DLPack leaves out the last chroma; faces are then cut from the
-    host's planes. Call it after ``to_planes``: that waits until the GPU has written the frame.
+    size_px: (width, height) of the source's first picture. None is returned for a turned or
+    mirrored picture, for a change of size, for more than 8 bits, and for odd sizes, of which
+    PyAV's DLPack leaves out the last chroma; faces are then cut from the host's planes. Call it
+    after ``to_planes``: that waits until the GPU has written the frame.
     """
-    size_px = frame.width, frame.height
+    changed = (frame.width, frame.height) != size_px
     odd = frame.width % 2 or frame.height % 2
-    if not _holds_nv12(frame) or turn != UPRIGHT or size_px != coded_size_px or odd:
+    if not _holds_nv12(frame) or turn != UPRIGHT or changed or odd:
         return None
     return DevicePlanes(tuple(frame.planes), colour_of(frame))
 
@@ -208,6 +206,41 @@ def _split_into(frame: av.VideoFrame, turn: Orientation, planes: Planes) -> None
         return
     for source, target in zip(cv2.split(pairs), (planes.u, planes.v), strict=True):
         _turn_into(np.asarray(source, np.uint8), turn, target)
+
+
+def fitted(
+    planes: Planes, size_px: tuple[int, int], colour: Colour, stretch: Fraction = Fraction(1)
+) -> Planes:
+    """Return the picture as large as fits into ``size_px``, centred over black, in ``colour``.
+
+    stretch: how much wider its pixels are than those of the result. Nothing is distorted; planes
+    that fit already come back as they are.
+    """
+    if planes.size_px == size_px and planes.colour == colour and stretch == 1:
+        return planes
+    (width, height), (full_w, full_h) = planes.size_px, size_px
+    scale = min(full_w / (width * stretch), Fraction(full_h, height))
+    inner_w = min(full_w, max(1, round(width * stretch * scale)))
+    inner_h = min(full_h, max(1, round(height * scale)))
+    picture = to_av(planes, even=False).reformat(
+        inner_w,
+        inner_h,
+        "yuv420p",
+        src_colorspace=_SWS[planes.colour.matrix],
+        dst_colorspace=_SWS[colour.matrix],
+        src_color_range=_FULL if planes.colour.full_range else _LIMITED,
+        dst_color_range=_FULL if colour.full_range else _LIMITED,
+        threads=1,
+    )
+    result = Planes.allocate(size_px, colour)
+    # An even corner, so that chroma falls on luma as it did.
+    left, top = (full_w - inner_w) // 4 * 2, (full_h - inner_h) // 4 * 2
+    targets = zip((result.y, result.u, result.v), colour.from_rgb(0, 0, 0), (1, 2, 2), strict=True)
+    for plane, (target, black, step) in zip(picture.planes, targets, strict=True):
+        target[:] = black
+        corner = target[top // step :, left // step :][: plane.height, : plane.width]
+        corner[:] = _stored(plane)[: corner.shape[0], : corner.shape[1]]
+    return result
 
 
 def _over_white(frame: av.VideoFrame) -> av.VideoFrame:

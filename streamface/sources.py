@@ -18,11 +18,13 @@ from streamface import cameras
 from streamface.cameras import CameraOptions
 from streamface.errors import SourceError, UsageError
 from streamface.frame import Frame, Packet
+from streamface.network import NetworkOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from streamface.decode import Damage, ReadOptions, StreamInfo
+    from streamface.decode import Damage, MediaSource, ReadOptions, StreamInfo
+    from streamface.reconnect import SourceEvent
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +39,8 @@ VIDEO_SUFFIXES: Final = frozenset(
 )
 IMAGE_SUFFIXES: Final = frozenset(".avif .bmp .jpeg .jpg .jxl .png .tif .tiff .webp".split())
 
-_OPEN_TIMEOUT_S: Final = 10.0
-_READ_TIMEOUT_S: Final = 10.0
 _GONE: Final = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENODEV})
-_LIVE_SCHEMES: Final = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp"})
+_LIVE_SCHEMES: Final = frozenset({"rtmp", "rtmps", "rtp", "udp", "srt", "tcp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,12 @@ class Source(Protocol):
         ...
 
 
-def redacted(location: str) -> str:
-    """Return a URL with user, password and secret-looking query values masked."""
-    if "://" not in location:
-        return location
+def redacted(text: str) -> str:
+    """Return a text with user, password and secret-looking query values of its URLs masked."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", lambda url: _redacted_url(url[0]), text)
+
+
+def _redacted_url(location: str) -> str:
     try:
         parts = urlsplit(location)
     except ValueError:
@@ -151,30 +153,59 @@ def open_source(
     *,
     stream: int = 0,
     camera: CameraOptions | None = None,
+    network: NetworkOptions | None = None,
+    on_event: Callable[[SourceEvent], None] | None = None,
     opener: Callable[..., Any] | None = None,
     platform: str = sys.platform,
 ) -> Source:
     """Open one input and decode its first picture. Raises SourceError, one line.
 
     Where ``options`` name a GPU to decode on, an input that it cannot decode is such an error.
-    camera: size and rate to ask a camera for. opener: stands in for ``av.open`` in tests, as
-    ``platform`` does for ``sys.platform``.
+    camera: size and rate to ask a camera for. network: how URLs are opened; given, it makes live
+    sources and cameras come back after they are lost (``reconnect``). on_event: told of that.
+    opener: stands in for ``av.open`` in tests, as ``platform`` does for ``sys.platform``.
     """
-    import av
-
-    from streamface.decode import MediaSource
-
     if what.kind == "demo":
         if options.hwaccel is not None:
             raise SourceError(f"{what.name} is not decoded, so {options.hwaccel} cannot do it")
         return DemoSource(options, stream=stream, name=what.name)
-    ways = _ways_to_open(what, platform, camera or CameraOptions())
+    how = network or NetworkOptions()
+
+    def once(options: ReadOptions) -> MediaSource:
+        way = _Way(platform, camera or CameraOptions(), how, opener)
+        return _open_once(what, options, stream, way)
+
+    if network is None or what.kind == "file":
+        return once(options)
+    from streamface.reconnect import open_lasting
+
+    return open_lasting(once, what.name, options, network, on_event=on_event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How something is opened."""
+
+    platform: str
+    camera: CameraOptions
+    network: NetworkOptions
+    opener: Callable[..., Any] | None
+
+
+def _open_once(what: Input, options: ReadOptions, stream: int, way: _Way) -> MediaSource:
+
+    from streamface.decode import MediaSource
+
+    ways = _ways_to_open(what, way)
     if what.path is not None:
         _check_file(what.path)
-    container = _open_container(what, ways, options.hwaccel, opener or av.open)
+    container = _open_container(what, ways, options.hwaccel, way)
     is_live = what.kind == "camera" or (what.kind == "url" and _is_live(what.location, container))
+    silence_s = way.network.read_timeout_of(what.location) if is_live else None
     try:
-        return MediaSource(container, what.name, options, is_live=is_live, stream=stream)
+        return MediaSource(
+            container, what.name, options, is_live=is_live, stream=stream, silence_s=silence_s
+        )
     except BaseException:
         container.close()
         raise
@@ -184,7 +215,7 @@ def _open_container(
     what: Input,
     ways: list[tuple[str, dict[str, Any]]],
     hwaccel: str | None,
-    opener: Callable[..., Any],
+    way: _Way,
 ) -> Any:
     """Return the container that the first way to open it gives. Raises SourceError."""
     import av
@@ -196,13 +227,15 @@ def _open_container(
     if hwaccel is not None:
         common["hwaccel"] = accelerator(hwaccel)
     for remaining, (location, arguments) in zip(reversed(range(len(ways))), ways, strict=True):
+        began_s = time.monotonic()
         try:
-            return opener(location, mode="r", **common, **arguments)
+            return (way.opener or av.open)(location, mode="r", **common, **arguments)
         except (av.FFmpegError, OSError, ValueError) as exc:
             # A camera that is absent or taken will not come by asking for less.
             if not remaining or getattr(exc, "errno", None) in _GONE:
-                raise SourceError(_cannot_open(what, exc)) from exc
-            _log.debug("%s: %s", what.name, exc)
+                waited_s = time.monotonic() - began_s
+                raise SourceError(_cannot_open(what, exc, way.network, waited_s)) from exc
+            _log.debug("%s: %s", what.name, redacted(str(exc)))
         except RuntimeError as exc:
             if hwaccel is None:
                 raise
@@ -217,23 +250,21 @@ def _pyav_major() -> int:
     return int(av.__version__.split(".", 1)[0])
 
 
-def _ways_to_open(
-    what: Input, platform: str, options: CameraOptions
-) -> list[tuple[str, dict[str, Any]]]:
+def _ways_to_open(what: Input, way: _Way) -> list[tuple[str, dict[str, Any]]]:
     """Return what to open and with which arguments, best way first."""
+    # PyAV's time-outs interrupt whatever FFmpeg waits for, under whichever name a protocol has
+    # an option of its own for that.
+    timeout = (way.network.open_timeout_s, way.network.read_timeout_of(what.location))
     if what.kind == "camera":
         fixed = {
-            "format": cameras.FORMATS[cameras.system_of(platform)],
-            "timeout": (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
+            "format": cameras.FORMATS[cameras.system_of(way.platform)],
+            "timeout": timeout,
         }
-        device = cameras.find_device(what.location, platform)
-        ways = cameras.ways_to_open(platform, options)
+        device = cameras.find_device(what.location, way.platform)
+        ways = cameras.ways_to_open(way.platform, way.camera)
         return [(device, {**fixed, "options": way}) for way in ways]
     if what.kind == "url":
-        # FFmpeg renamed RTSP's `stimeout` to `timeout`; PyAV's own time-outs cover both.
-        scheme = what.location.split(":", 1)[0].lower()
-        how = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
-        timeout = (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)
+        how = way.network.ffmpeg_options(what.location)
         return [(what.location, {"options": how, "timeout": timeout})]
     # "file:" keeps FFmpeg from reading a colon or a % in a name as a protocol or a pattern.
     return [(f"file:{what.location}", {})]
@@ -250,8 +281,16 @@ def _check_file(path: Path) -> None:
         raise SourceError(f"cannot read {path}: the file is empty")
 
 
-def _cannot_open(what: Input, exc: BaseException) -> str:
+def _cannot_open(what: Input, exc: BaseException, network: NetworkOptions, waited_s: float) -> str:
+    import av
+
     reason = getattr(exc, "strerror", None) or str(exc)
+    # RTSP calls it invalid data when its wait for an answer is cut short.
+    if what.kind != "file" and waited_s >= network.open_timeout_s:
+        reason = f"no answer within {network.open_timeout_s:g} s"
+    if isinstance(exc, av.error.ProtocolNotFoundError):
+        scheme = what.location.split(":", 1)[0]
+        reason = f"this build of FFmpeg does not speak {scheme}"
     if what.kind == "camera":
         return f"cannot open {what.name}: {reason}; is a camera connected and free?"
     if what.kind == "file" and "Invalid data" in reason:
@@ -260,7 +299,17 @@ def _cannot_open(what: Input, exc: BaseException) -> str:
 
 
 def _is_live(location: str, container: Any) -> bool:
-    return location.split(":", 1)[0].lower() in _LIVE_SCHEMES or not container.duration
+    """Whether a URL has no known end: a file on a web server has a duration, or at least a size."""
+    scheme = location.split(":", 1)[0].lower()
+    if scheme in _LIVE_SCHEMES:
+        return True
+    if scheme in ("rtsp", "rtsps"):
+        return not container.duration
+    from streamface.decode import PLAYLIST_FORMATS
+
+    # The size of a playlist is not that of what it lists.
+    a_list = container.format.name in PLAYLIST_FORMATS
+    return not container.duration and (a_list or container.size <= 0)
 
 
 class DemoSource:

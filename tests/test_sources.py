@@ -384,7 +384,7 @@ def test_passwords_never_show():
 
 def test_rtsp_uses_tcp_and_time_outs(tmp_path):
     """UDP loses packets by default; a dead camera must not hang for ever."""
-    fake = FakeCamera(clips.write_clip(tmp_path / "c.mp4", 2))
+    fake = FakeCamera(clips.write_clip(tmp_path / "c.h264", 2))
     source = open_source(find_inputs("rtsp://cam/live")[0], ReadOptions(), opener=fake)
     arguments = fake.calls[0][1]
     assert arguments["options"]["rtsp_transport"] == "tcp"
