@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from streamface.errors import SourceError, StreamfaceError
-from streamface.sources import open_source
+from streamface.sources import Stoppable, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +42,7 @@ class Playlist:
         self.damage: dict[int, list[str]] = {}
         self._options = options
         self._opener = opener
+        self._stopped = False
         self._next = 0
         self._first = self._open_next()
 
@@ -74,6 +75,8 @@ class Playlist:
         while True:
             number = self._next - 1
             yield from self._frames(number, source)
+            if self._stopped:
+                return
             try:
                 source = self._open_next()
             except _NoneLeft:
@@ -87,9 +90,16 @@ class Playlist:
                 yield frame
         except SourceError as exc:
             self._fail(number, exc)
-        if not any_frame and number not in self.failures:
+        if not any_frame and number not in self.failures and not self._stopped:
             name = self.inputs[number].name
             self._fail(number, SourceError(f"{name} has no frame in the chosen time range"))
+
+    def stop(self) -> None:
+        """Let a live source end whatever it waits for. For any thread, and a signal handler."""
+        self._stopped = True
+        for source in list(self.opened.values()):
+            if isinstance(source, Stoppable):
+                source.stop()
 
     def release(self, number: int) -> None:
         """Close one source, once its last frame is written, and keep what went wrong with it."""

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
 from streamface import cameras
@@ -77,6 +77,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the input; allowed at any time from the thread that iterates, and twice."""
+        ...
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A source that may wait for long, and can be woken."""
+
+    def stop(self) -> None:
+        """End iteration now. For any thread, and for a signal handler."""
         ...
 
 

@@ -695,3 +695,34 @@ def test_planes_of_another_colour_are_converted():
     wide = fitted(narrow, (64, 48), Colour("bt601"), Fraction(2))
     assert int(wide.y[2, 32]) == 16, "wider pixels leave room above and below"
     assert int(wide.y[24, 2]) == pytest.approx(235, abs=2)
+
+
+@pytest.mark.parametrize("how", ["stop", "leave"])
+def test_a_pipeline_ends_a_source_that_waits(clip, how):
+    """Neither the first nor the second Ctrl-C waits for a camera to come back."""
+    from streamface.pipeline import Pipeline
+    from streamface.playlist import Playlist
+
+    lost = threading.Event()
+
+    def opener(*arguments, **options):
+        source = open_source(
+            *arguments, **options, network=replace(QUICK, on_gap="skip"),
+            on_event=lambda event: lost.set() if event.kind == "lost" else None,
+        )  # fmt: skip
+        source._backoff.first_s = 3600.0
+        return source
+
+    with RtspServer(Script(clip, 10)) as server:
+        playlist = Playlist([*find_inputs(server.url())] * 2, ReadOptions(), opener=opener)
+        pipeline = Pipeline(playlist, [], number=lambda frame: frame.index, on_stop=playlist.stop)
+        with pipeline as frames:
+            came = [next(frames)]
+            if how == "stop":
+                came += [next(frames) for _ in range(9)]
+                assert lost.wait(TIMEOUT_S)
+                pipeline.stop()
+                came += list(frames)
+        playlist.close()
+        assert server.plays == 1, "the next input is not opened any more"
+    assert len(came) == (10 if how == "stop" else 1)

@@ -77,6 +77,7 @@ class Pipeline(Generic[T]):
         newest_wins: bool = False,
         on_drop: Callable[[T, T], None] | None = None,
         is_stale: Callable[[T], bool] | None = None,
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
         """Prepare the threads; nothing runs before the ``with`` block is entered.
 
@@ -86,7 +87,9 @@ class Pipeline(Generic[T]):
         ever dropped later. Stages that batch then take what is there. Each of several lanes says
         itself whether it drops. on_drop: gets what was dropped (under the head's lock) with the
         item that follows it, which no stage has seen yet. is_stale: what is not worth any work
-        when its turn comes; dropped like that.
+        when its turn comes; dropped like that. on_stop: ends what the sources may be waiting for;
+        called when the pipeline is stopped or cancelled, from any thread and from signal handlers,
+        more than once.
         """
         lanes = (
             source.lanes
@@ -97,6 +100,7 @@ class Pipeline(Generic[T]):
         self._stages = list(stages)
         self._number = number
         self._newest_wins = newest_wins
+        self._on_stop = on_stop
         sizes = [max(capacity, stage.max_batch) for stage in self._stages]
         first, *others = [*sizes, capacity]
         self._head = Head[T](
@@ -146,9 +150,11 @@ class Pipeline(Generic[T]):
     def stop(self) -> None:
         """End the source after the item it is on; what is under way still comes out.
 
-        Takes no lock, so that it may be called from a signal handler.
+        Takes no lock of its own, so that it may be called from a signal handler.
         """
         self._stopping = True
+        if self._on_stop is not None:
+            self._on_stop()
 
     def end_lane(self, lane: int) -> None:
         """End one of several sources after the item it is on; the others go on."""
@@ -186,6 +192,8 @@ class Pipeline(Generic[T]):
         self._head.cancel()
         for channel in self._channels:
             channel.cancel()
+        if self._on_stop is not None:
+            self._on_stop()
 
     def _fail(self, error: BaseException) -> None:
         with self._error_lock:
