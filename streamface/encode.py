@@ -11,6 +11,7 @@ from streamface.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from fractions import Fraction
 
     from av.container import OutputContainer
 
@@ -56,6 +57,8 @@ _PRESETS: Final = {
     "libvpx": [str(speed) for speed in range(-16, 17)],
     "libvpx-vp9": [str(speed) for speed in range(-8, 9)],
 }
+# Whoever joins a live stream waits so long for a picture at most.
+_KEY_EVERY_S: Final = 2
 # What AAC can carry (ISO/IEC 14496-3, table 1.18).
 _AAC_RATES_HZ: Final = frozenset(
     {7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
@@ -79,6 +82,8 @@ class VideoOptions:
     comment: str | None = None
     """Written to the container's metadata: what was done to the pictures."""
     overwrite: bool = False
+    live: bool = False
+    """Whether somebody watches while it is written: no look-ahead, key frames close together."""
 
     def __post_init__(self) -> None:
         if self.crf is not None and not 0 <= self.crf <= 63:
@@ -110,10 +115,13 @@ def needs_even_size(codec: str) -> bool:
     return codec not in _TAKES_ODD_SIZES
 
 
-def encoder_options(codec: str, options: VideoOptions) -> dict[str, str]:
+def encoder_options(
+    codec: str, options: VideoOptions, *, rate: Fraction | None = None
+) -> dict[str, str]:
     """Return the FFmpeg options of an encoder for the asked quality and speed.
 
-    Raises UsageError for a preset that the encoder does not have.
+    rate: frames per second, for the distance of a live stream's key frames. Raises UsageError
+    for a preset that the encoder does not have.
     """
     presets = _PRESETS.get(codec)
     if presets and options.preset is not None and options.preset not in presets:
@@ -122,12 +130,18 @@ def encoder_options(codec: str, options: VideoOptions) -> dict[str, str]:
     crf = options.crf if options.crf is not None else _DEFAULT_CRF.get(codec)
     preset = options.preset if options.preset is not None else _DEFAULT_PRESET.get(codec)
     chosen: dict[str, str] = {}
+    if options.live:
+        chosen["g"] = str(max(1, round(_KEY_EVERY_S * (rate or 25))))
     if crf is not None:
         chosen["cq" if codec.endswith("_nvenc") else "crf"] = f"{crf:g}"
     if codec in ("libvpx", "libvpx-vp9"):
         # Without b=0 libvpx caps the bit rate at a default; "good" at cpu-used 5 keeps up live.
-        chosen |= {"b": "0", "deadline": "good", "cpu-used": preset or "5", "row-mt": "1"}
+        deadline = "realtime" if options.live else "good"
+        chosen |= {"b": "0", "deadline": deadline, "cpu-used": preset or "5", "row-mt": "1"}
         return chosen
+    if options.live and codec in ("libx264", "libx265"):
+        # No look-ahead and no B-frames: each frame leaves the encoder as it comes.
+        chosen["tune"] = "zerolatency"
     if preset is not None:
         chosen["preset"] = preset
     if codec == "libx265":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import av
@@ -39,8 +40,8 @@ _IMAGE_FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp"
 IMAGE_SUFFIXES: Final = frozenset(_IMAGE_FORMATS)
 # Of JPEG and WebP; PNG loses nothing.
 _IMAGE_QUALITY: Final = 95
-# FFmpeg's MPEG-TS muxer has no list of codecs that could be asked; this is what players read.
-_MPEGTS_CODECS: Final = frozenset(
+# What players read of it.
+MPEGTS_CODECS: Final = frozenset(
     "h264 hevc mpeg1video mpeg2video mpeg4 aac ac3 eac3 mp2 mp3 opus dts dvb_subtitle".split()
 )
 # Matroska writes the stream's own pixel aspect ratio, which PyAV cannot set; these codecs have no
@@ -70,55 +71,40 @@ class Sink(Protocol):
         """Remove what was written; does nothing after ``close``."""
 
 
-class VideoSink:
-    """Encodes frames to MP4, MKV, WebM …, with the source's times, sound and metadata.
+class Encoding:
+    """Frames and the packets they carry into one opened container.
 
     Every frame keeps its presentation time (variable rates included). Audio and subtitle packets
     are copied where the container can carry them; other audio is re-encoded, other subtitles are
-    left out, each with a line in ``warnings``. Pictures are 8-bit 4:2:0; an odd size is padded by
-    one repeated column or row where the encoder wants even sizes.
-
-    Raises UsageError where the file exists already or the codec does not fit, SinkError where it
-    cannot be created.
+    left out, each with a line in ``warnings``. Packets are not changed, so several sinks may take
+    the same frame.
     """
 
-    def __init__(self, target: Path, info: StreamInfo, options: VideoOptions) -> None:
+    def __init__(
+        self,
+        container: OutputContainer,
+        what: str,
+        info: StreamInfo,
+        options: VideoOptions,
+        codec: str,
+        *,
+        known: AbstractSet[str] | None = None,
+    ) -> None:
+        """Add the streams; nothing is written yet.
+
+        what: the kind of output, as "a .mp4 file". known: the codecs it can carry; None: ask it.
+        Raises UsageError where ``codec`` does not fit.
+        """
+        self.container = container
         self.warnings: list[str] = []
+        self._what = what
         self._info = info
-        codec = choose_codec(target.suffix, options)
         self._even = needs_even_size(codec)
-        settings = encoder_options(codec, options)
-        self._file = AtomicPath(target, overwrite=options.overwrite)
-        try:
-            self._container = self._open_container()
-            try:
-                self._open_streams(codec, settings, options)
-            except BaseException:
-                self._close_quietly()
-                raise
-        except BaseException as exc:
-            self._file.discard()
-            if isinstance(exc, (av.FFmpegError, OSError, ValueError)):
-                raise sink_error(target, exc) from exc
-            raise
-
-    def _open_container(self) -> OutputContainer:
-        suffix = self._file.target.suffix.lower()
-        options = _MUXER_OPTIONS.get(suffix, {})
-        try:
-            return av.open(str(self._file.temporary), "w", options=options)
-        except ValueError as exc:
-            if isinstance(exc, av.FFmpegError):
-                raise
-            known = " ".join(VIDEO_SUFFIX_CODECS)
-            raise UsageError(f"cannot write a {suffix} video; use one of {known}") from exc
-
-    def _open_streams(self, codec: str, settings: dict[str, str], options: VideoOptions) -> None:
-        container, info = self._container, self._info
-        known = _MPEGTS_CODECS if container.format.name == "mpegts" else container.supported_codecs
+        if known is None:
+            known = container.supported_codecs
+        settings = encoder_options(codec, options, rate=info.rate)
         if known and av.Codec(codec, "w").canonical_name not in known:
-            suffix = self._file.target.suffix
-            raise UsageError(f"a {suffix} file cannot carry {codec}; choose another --codec")
+            raise UsageError(f"{what} cannot carry {codec}; choose another --codec")
         if options.metadata:
             container.metadata.update(info.metadata)
         if options.comment is not None:
@@ -136,7 +122,7 @@ class VideoSink:
         width, height = info.size_px
         # SVT-AV1 describes itself on stderr, unless told to name errors only.
         os.environ.setdefault("SVT_LOG", "1")
-        stream: Any = self._container.add_stream(codec, rate=info.rate, options=settings)
+        stream: Any = self.container.add_stream(codec, rate=info.rate, options=settings)
         stream.width = width + width % 2 if self._even else width
         stream.height = height + height % 2 if self._even else height
         stream.pix_fmt = "yuv420p"
@@ -159,32 +145,29 @@ class VideoSink:
                 f"the encoder {codec} refuses a {stream.width}x{stream.height} yuv420p video "
                 f"with {given or 'its own settings'}; choose another --codec, --crf or --preset"
             ) from exc
-        matroska = {"matroska", "webm"} & set(self._container.format.name.split(","))
+        matroska = {"matroska", "webm"} & set(self.container.format.name.split(","))
         if info.sample_aspect != 1 and matroska and codec in _SQUARE_IN_MATROSKA:
             self.warnings.append(
-                f"the pixels of the source are {info.sample_aspect} as wide as high, which a "
-                f"{self._file.target.suffix} file of {codec} cannot say; an .mp4 can"
+                f"the pixels of the source are {info.sample_aspect} as wide as high, which "
+                f"{self._what} of {codec} cannot say; an .mp4 can"
             )
         opened: av.VideoStream = stream
         return opened
 
     def _add_copied(self, source: Any, known: AbstractSet[str]) -> None:
         name = source.codec_context.codec.canonical_name
-        suffix = self._file.target.suffix
         if not known or name in known:
-            self._copies[source.index] = self._container.add_stream_from_template(source)
+            self._copies[source.index] = self.container.add_stream_from_template(source)
         elif source.type == "audio":
-            codec = "libopus" if suffix.lower() == ".webm" else "aac"
+            codec = "libopus" if self.container.format.name == "webm" else "aac"
             if known and av.Codec(codec, "w").canonical_name not in known:
-                self.warnings.append(f"a {suffix} file cannot carry sound; left out")
+                self.warnings.append(f"{self._what} cannot carry sound; left out")
                 return
-            self._transcoders[source.index] = AudioTranscoder(self._container, source, codec)
-            self.warnings.append(
-                f"a {suffix} file cannot carry {name} audio; re-encoded as {codec}"
-            )
+            self._transcoders[source.index] = AudioTranscoder(self.container, source, codec)
+            self.warnings.append(f"{self._what} cannot carry {name} audio; re-encoded as {codec}")
         else:
             self.warnings.append(
-                f"a {suffix} file cannot carry {name} subtitles; left out (an .mkv keeps them)"
+                f"{self._what} cannot carry {name} subtitles; left out (an .mkv keeps them)"
             )
 
     def write(self, frame: Frame) -> None:
@@ -196,48 +179,125 @@ class VideoSink:
         picture.color_range = self._info.tags.range
         if frame.duration and hasattr(picture, "duration"):
             picture.duration = frame.duration
-        try:
-            self._mux_packets(frame.packets)
-            self._container.mux(self._stream.encode(picture))
-        except (av.FFmpegError, OSError, ValueError) as exc:
-            raise sink_error(self._file.target, exc) from exc
+        self._mux_packets(frame.packets)
+        self.container.mux(self._stream.encode(picture))
+
+    def begin_at(self, pts: int) -> None:
+        """Let the output's time 0 be this time of the source; to be called before ``write``."""
+        self._info = replace(self._info, shift=pts)
 
     def _mux_packets(self, packets: Iterable[Packet]) -> None:
         for packet in packets:
             index = packet.stream_index
             if index in self._transcoders:
-                self._transcode(index, packet)
+                self._transcode(index, self._shifted(packet))
             elif index in self._copies:
-                self._shift(packet)
-                packet.stream = self._copies[index]
-                self._container.mux_one(packet)
+                copied = self._shifted(packet)
+                copied.stream = self._copies[index]
+                self.container.mux_one(copied)
 
     def _transcode(self, index: int, packet: Packet) -> None:
-        self._shift(packet)
         try:
-            self._container.mux(list(self._transcoders[index].packets(packet)))
+            self.container.mux(list(self._transcoders[index].packets(packet)))
         except av.error.InvalidDataError as exc:
             _log.debug("audio packet not decodable: %s", exc)
 
-    def _shift(self, packet: Packet) -> None:
-        if packet.dts is None:
-            packet.dts = packet.pts
-        if packet.pts is None:
-            packet.pts = packet.dts
-        if self._info.shift and packet.pts is not None and packet.dts is not None:
+    def _shifted(self, packet: Packet) -> Packet:
+        """Return a copy with the times of the output."""
+        # Over memory of its own: before PyAV 18 a packet made of a buffer does not keep that alive
+        # while the muxer waits with it.
+        copied: Packet = av.Packet(packet.size)
+        copied.update(bytes(packet))
+        copied.time_base = packet.time_base
+        copied.pts = packet.pts if packet.pts is not None else packet.dts
+        copied.dts = packet.dts if packet.dts is not None else packet.pts
+        copied.duration = packet.duration
+        copied.is_keyframe = packet.is_keyframe
+        for side_data in packet.iter_sidedata():
+            copied.set_sidedata(side_data, move=True)
+        if self._info.shift and copied.pts is not None and copied.dts is not None:
             base: Fraction = self._info.time_base
-            ticks = round(self._info.shift * base / packet.time_base)
-            packet.pts -= ticks
-            packet.dts -= ticks
+            ticks = round(self._info.shift * base / copied.time_base)
+            copied.pts -= ticks
+            copied.dts -= ticks
+        return copied
+
+    def finish(self, tail_packets: Sequence[Packet] = ()) -> None:
+        """Flush the encoder, write the trailer and close the container."""
+        self._mux_packets(tail_packets)
+        self.container.mux(self._stream.encode(None))
+        for transcoder in self._transcoders.values():
+            self.container.mux(list(transcoder.packets(None)))
+        self.container.close()
+
+    def close_quietly(self) -> None:
+        """Close the container, whatever became of it."""
+        close_quietly(self.container)
+
+
+def close_quietly(container: OutputContainer) -> None:
+    """Close a container that is given up."""
+    with suppress(av.FFmpegError, OSError, ValueError):
+        container.close()
+
+
+class VideoSink:
+    """Encodes frames to MP4, MKV, WebM …, with the source's times, sound and metadata.
+
+    See ``Encoding`` for what is kept. Pictures are 8-bit 4:2:0; an odd size is padded by one
+    repeated column or row where the encoder wants even sizes.
+
+    Raises UsageError where the file exists already or the codec does not fit, SinkError where it
+    cannot be created.
+    """
+
+    def __init__(self, target: Path, info: StreamInfo, options: VideoOptions) -> None:
+        codec = choose_codec(target.suffix, options)
+        encoder_options(codec, options)  # a wrong preset is said before a file is made
+        self._file = AtomicPath(target, overwrite=options.overwrite)
+        try:
+            container = self._open_container()
+            try:
+                # Its muxer has no list of codecs that could be asked.
+                known = MPEGTS_CODECS if container.format.name == "mpegts" else None
+                what = f"a {target.suffix} file"
+                self._encoding = Encoding(container, what, info, options, codec, known=known)
+            except BaseException:
+                close_quietly(container)
+                raise
+        except BaseException as exc:
+            self._file.discard()
+            if isinstance(exc, (av.FFmpegError, OSError, ValueError)):
+                raise sink_error(target, exc) from exc
+            raise
+        self.warnings = self._encoding.warnings
+
+    def _open_container(self) -> OutputContainer:
+        suffix = self._file.target.suffix.lower()
+        options = _MUXER_OPTIONS.get(suffix, {})
+        try:
+            return av.open(str(self._file.temporary), "w", options=options)
+        except ValueError as exc:
+            if isinstance(exc, av.FFmpegError):
+                raise
+            known = " ".join(VIDEO_SUFFIX_CODECS)
+            raise UsageError(f"cannot write a {suffix} video; use one of {known}") from exc
+
+    def begin_at(self, pts: int) -> None:
+        """Let the file's time 0 be this time of the source; to be called before ``write``."""
+        self._encoding.begin_at(pts)
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame; its planes must have the size of the source's first frame."""
+        try:
+            self._encoding.write(frame)
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            raise sink_error(self._file.target, exc) from exc
 
     def close(self, tail_packets: Sequence[Packet] = ()) -> None:
         """Flush the encoder, write the trailer, give the file its name. Raises SinkError."""
         try:
-            self._mux_packets(tail_packets)
-            self._container.mux(self._stream.encode(None))
-            for transcoder in self._transcoders.values():
-                self._container.mux(list(transcoder.packets(None)))
-            self._container.close()
+            self._encoding.finish(tail_packets)
         except (av.FFmpegError, OSError, ValueError) as exc:
             self.abort()
             raise sink_error(self._file.target, exc) from exc
@@ -245,12 +305,8 @@ class VideoSink:
 
     def abort(self) -> None:
         """Close and remove the unfinished file."""
-        self._close_quietly()
+        self._encoding.close_quietly()
         self._file.discard()
-
-    def _close_quietly(self) -> None:
-        with suppress(av.FFmpegError, OSError, ValueError):
-            self._container.close()
 
 
 class ImageSink:

@@ -427,8 +427,8 @@ def test_a_disk_that_fills_up_is_one_line_and_no_file(tmp_path, monkeypatch, met
     folder = tmp_path / "out"
     folder.mkdir()
     sink = open_sink(folder / "a.mp4", source.info, VideoOptions(preset="ultrafast"))
-    inner = sink._container
-    sink._container = Full(inner)
+    inner = sink._encoding.container
+    sink._encoding.container = Full(inner)
     with pytest.raises(SinkError, match=r"cannot write .*a\.mp4: No space left") as caught:
         for frame in source:
             sink.write(frame)
