@@ -546,13 +546,13 @@ class ReconnectingSource:
         """Move packets to our time line; those that would go back in it are left out."""
         for packet in packets:
             stream = link.streams.get(packet.stream_index)
-            base = packet.time_base
             when = packet.dts if packet.dts is not None else packet.pts
-            if stream is None or not base or when is None or link.first_pts is None:
+            if stream is None or not packet.time_base or when is None or link.first_pts is None:
                 self._damage.lost_packets += 1
                 continue
+            base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
             ticks = round(link.offset_s / base)
-            time = (when + ticks) * Fraction(base.numerator, base.denominator)
+            time = (when + ticks) * base
             if link.offset_s and time <= self._packet_times.get(stream.index, time - 1):
                 self._damage.lost_packets += 1
                 continue

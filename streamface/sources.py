@@ -318,7 +318,7 @@ def _is_live(location: str, container: Any) -> bool:
 
     # The size of a playlist is not that of what it lists.
     a_list = container.format.name in PLAYLIST_FORMATS
-    return not container.duration and (a_list or container.size <= 0)
+    return not container.duration and (a_list or (container.size or 0) <= 0)
 
 
 class DemoSource:

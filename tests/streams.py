@@ -65,7 +65,7 @@ class Script:
     """Between two pictures."""
 
 
-class _Server:
+class Server:
     """Threads that serve connections until the test is over."""
 
     def __init__(self):
@@ -109,14 +109,14 @@ class _Server:
             assert not thread.is_alive()
 
 
-class Silent(_Server):
+class Silent(Server):
     """Accepts and never answers."""
 
     def serve(self, connection):
         self._over.wait()
 
 
-class RtspServer(_Server):
+class RtspServer(Server):
     """Plays one script a connection, the last one again and again; takes streams, too."""
 
     def __init__(self, *scripts: Script):
