@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from streamface.adapt import Adaptation
 from streamface.anonymize import Cover, CoverSettings
@@ -19,6 +20,7 @@ from streamface.gather import Gathering
 from streamface.kernelcache import is_cold, prepare
 from streamface.pipeline import Pipeline, StageStats
 from streamface.playlist import Playlist
+from streamface.push import push_name
 from streamface.settings import SYNTH, detect_every
 from streamface.sinks import open_sink, plan_outputs
 from streamface.stages import Classify, FindFaces, Paint
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from streamface.anonymize import CoverMode
+    from streamface.audience import Audience
     from streamface.classify import FaceClassifier
     from streamface.datasinks import DataSink
     from streamface.decode import StreamInfo
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from streamface.frame import Frame
     from streamface.model import Model
     from streamface.pipeline import PipelineStats, Stage
+    from streamface.reconnect import SourceEvent
+    from streamface.records import Json
     from streamface.remake import Budget, Remake, StandIns
     from streamface.resynth import Inventor, Reenactor
     from streamface.settings import Settings
@@ -45,6 +50,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_HLS: Final = ".m3u8"
+_EVENTS_KEPT: Final = 100
 _Net = TypeVar("_Net", "Model", "Reenactor", "Inventor")
 
 
@@ -88,13 +95,17 @@ class Run:
         self._reader: Model | None = None
         self._classifier: FaceClassifier | None = None
         self._adaptation: Adaptation | None = None
+        self.events: deque[SourceEvent] = deque(maxlen=_EVENTS_KEPT)
+        """What happened to live sources lately."""
         _announce_compilation(settings)
         with ExitStack() as cleanup:
             cleanup.callback(self._abort)
             found = find_all(settings.sources, simulate_live=settings.simulate_live)
             kind = Gathering if found.at_once else Playlist
             self.playlist: Gathering | Playlist = kind(
-                found.inputs, _read_options(settings), opener=opener or _opener(settings)
+                found.inputs,
+                _read_options(settings),
+                opener=opener or _opener(settings, self._note_event),
             )
             cleanup.callback(self.playlist.close)
             self.is_live = found.at_once or self.playlist.first.info.is_live
@@ -110,6 +121,7 @@ class Run:
                 self.tally.streams[0] = StreamTally(found.inputs[0].name)
             self._open_sink(self.playlist.first.info, self.tally.stream)
             self.pipeline = self._build()
+            self.audience = self._open_audience(cleanup)
             self._writing = StageStats("write")
             self.pipeline.stats.stages.append(self._writing)
             self._cleanup = cleanup.pop_all()
@@ -121,13 +133,42 @@ class Run:
         """Whether the inputs run at the same time, rather than one after another."""
         return isinstance(self.playlist, Gathering)
 
-    def _plan_targets(self) -> list[tuple[Path, ...]]:
-        """Return the files of each input; an empty list where no output is asked for."""
+    def _note_event(self, event: SourceEvent) -> None:
+        """Tell what happened to a live source; called by the thread that reads it."""
+        self.events.append(event)
+        _log.warning("%s: %s", event.source, event.text)
+
+    def _open_audience(self, cleanup: ExitStack) -> Audience | None:
+        settings, playlist = self.settings, self.playlist
+        if not settings.is_watched:
+            return None
+        from streamface.audience import Audience
+
+        first = playlist.first.info
+        shown = playlist.inputs if self.at_once else playlist.inputs[:1]
+        infos = [getattr(playlist.opened.get(n), "info", first) for n in range(len(shown))]
+        streams = [(each.name, info) for each, info in zip(shown, infos, strict=True)]
+        header, video = self._header(), _video_options(settings)
+        audience = Audience(self, settings, streams, header=header, video=video)
+        cleanup.callback(audience.close)
+        return audience
+
+    def _plan_targets(self) -> list[tuple[Path | str, ...]]:
+        """Return the outputs of each input; an empty list where none is asked for."""
         settings, inputs = self.settings, self.playlist.inputs
         plan = plan_streams if self.at_once else plan_outputs
+        servers = [output for output in settings.outputs if isinstance(output, str)]
+        if servers and len(inputs) > 1:
+            raise UsageError(
+                f"{len(inputs)} sources cannot all be sent to {push_name(servers[0])}; give one"
+            )
         try:
-            plans = [plan(output, inputs) for output in settings.outputs]
-            _check_targets(inputs, [target for each in plans for target in each], settings)
+            plans: list[Sequence[Path | str]] = [
+                [output] if isinstance(output, str) else plan(output, inputs)
+                for output in settings.outputs
+            ]
+            files = [each for targets in plans for each in targets if isinstance(each, Path)]
+            _check_targets(inputs, files, settings)
         except (OSError, RuntimeError) as exc:  # a name too long, a link that leads to itself
             raise SinkError(f"cannot write there: {getattr(exc, 'strerror', None) or exc}") from exc
         return list(zip(*plans, strict=True))
@@ -161,16 +202,11 @@ class Run:
         return models
 
     def _open_data(self) -> None:
-        from streamface import datasinks, records
+        from streamface import datasinks
 
         if not self.settings.data:
             return
-        header = records.header(
-            source=[each.name for each in self.playlist.inputs],
-            models=self.model_hashes(),
-            options=_options_for_header(self.settings),
-        )
-        overwrite = self.settings.overwrite
+        header, overwrite = self._header(), self.settings.overwrite
         for kind, target in self.settings.data.items():
             if target == "-" and kind != "jsonl":
                 raise UsageError(f"--save-{kind} cannot go to stdout; only --save-jsonl - can")
@@ -189,6 +225,15 @@ class Run:
             else:
                 raise UsageError(f"unknown kind of data '{kind}'; use jsonl, csv, parquet, vtt")
 
+    def _header(self) -> dict[str, Json]:
+        from streamface import records
+
+        return records.header(
+            source=[each.name for each in self.playlist.inputs],
+            models=self.model_hashes(),
+            options=_options_for_header(self.settings),
+        )
+
     def _output_shift_s(self) -> float:
         """Return how much earlier the output is than its source; captions go with it."""
         info = self.playlist.first.info
@@ -201,7 +246,7 @@ class Run:
         sinks: list[Sink] = []
         with ExitStack() as undo:
             for target in self._targets[stream]:
-                sink = open_sink(target, info, options)
+                sink = _opened_sink(target, info, options, self.settings.segment_s)
                 undo.callback(sink.abort)
                 if self.is_live:
                     sink = self._queued(sink, stream, target)
@@ -212,11 +257,11 @@ class Run:
         self._sinks[stream] = sinks[0] if len(sinks) == 1 else FanOut(sinks, on_failure=told)
         self._warn(stream, self._sinks[stream].warnings)
 
-    def _queued(self, sink: Sink, stream: int, target: Path) -> QueuedSink:
+    def _queued(self, sink: Sink, stream: int, target: Path | str) -> QueuedSink:
         """Return a sink of a live source that keeps nobody waiting."""
         return QueuedSink(
             sink,
-            target.name,
+            target.name if isinstance(target, Path) else "push",
             on_written=self._note_age,
             on_drop=lambda frames: self.stats.count_drop("output", frames, lane=stream),
         )
@@ -264,7 +309,7 @@ class Run:
             )
             self.cover = Cover(covering, self._stand_ins())
             stages.append(self.cover)
-        if self._targets:
+        if self._targets or settings.is_watched:
             style = OverlayStyle(
                 boxes=not settings.hide_boxes,
                 labels=not settings.hide_labels,
@@ -283,6 +328,7 @@ class Run:
             newest_wins=self.is_live,
             on_drop=bequeath_packets,
             is_stale=self._is_stale if settings.max_staleness_s is not None else None,
+            on_stop=playlist.stop,
         )
 
     def _is_stale(self, frame: Frame) -> bool:
@@ -390,6 +436,17 @@ class Run:
         with _named("write", None):
             self._finish()
 
+    def drive(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which executes the run; where there is a window, beside it.
+
+        A window has to be served by the main thread, so the run goes to another one meanwhile.
+        """
+        window = self.audience.window if self.audience is not None else None
+        if window is None:
+            work()
+        else:
+            window.drive(work)
+
     def execute(self) -> None:
         """Run to the end (or to ``stop``). Raises StreamfaceError; outputs are whole or absent."""
         with closing(self.frames()) as frames:
@@ -478,6 +535,9 @@ class Run:
             sink.write(frame)
             # What is compressed already went to the file: a frame kept by the caller is light.
             frame.packets = ()
+        if self.audience is not None:
+            source = self.playlist.opened.get(frame.stream, self.playlist.first)
+            self.audience.show(frame, name, source.info)
         self.tally.count(frame)
 
     def _lose(self, stream: int, exc: StreamfaceError, gathering: Gathering) -> None:
@@ -497,6 +557,8 @@ class Run:
             except SinkError as exc:
                 self._lose(stream, exc, gathering)
             self.tally.streams[stream].end()
+            if self.audience is not None:
+                self.audience.forget(stream)
         gathering.release(stream)
 
     def _finish_stream(self, stream: int) -> None:
@@ -526,6 +588,8 @@ class Run:
         for data in self._data:
             data.close()
         self._data.clear()
+        if self.audience is not None:
+            self.audience.end()
         self.tally.ended_s = time.monotonic()
         for stream, lines in sorted(self.playlist.damage.items()):
             self._warn(stream, lines)
@@ -613,14 +677,30 @@ def open_detector(settings: Settings) -> YuNetDetector:
     )
 
 
-def _opener(settings: Settings) -> Callable[..., Source]:
+def _opened_sink(
+    target: Path | str, info: StreamInfo, options: VideoOptions, segment_s: float | None
+) -> Sink:
+    """Open what writes to a target. Raises UsageError, SinkError."""
+    if isinstance(target, str) or target.suffix.lower() == _HLS:
+        from streamface.push import open_live_sink
+
+        return open_live_sink(str(target), info, options)
+    if segment_s is not None:
+        from streamface.segments import SegmentSink
+
+        return SegmentSink(target, info, options, seconds=segment_s)
+    return open_sink(target, info, options)
+
+
+def _opener(settings: Settings, on_event: Callable[[SourceEvent], None]) -> Callable[..., Source]:
     """Return what opens an input: as it is, or played as if it were live."""
     from streamface.cameras import CameraOptions
     from streamface.sources import open_source
 
     camera = CameraOptions.parse(settings.camera_size, settings.camera_fps)
     if not settings.simulate_live:
-        return partial(open_source, camera=camera)
+        network = settings.network
+        return partial(open_source, camera=camera, network=network, on_event=on_event)
     from streamface.live import SimulatedLive, Trouble
 
     trouble = Trouble.parse(settings.inject)

@@ -13,11 +13,13 @@ import re
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO, TypeVar
 
 from streamface.compute import AUTO, PRECISIONS, RUNTIMES
 from streamface.errors import SourceError, StreamfaceError, UsageError
+from streamface.network import parse_duration_s
 from streamface.settings import COVERS, REENACTED, TASKS, Settings
 
 if TYPE_CHECKING:
@@ -148,6 +150,27 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="trouble for --simulate-live: drop=SHARE,stall=SECONDS,jitter=SECONDS",
     )  # fmt: skip
     group.add_argument(
+        "--rtsp-transport", choices=("tcp", "udp"), default=_default("rtsp_transport"),
+        help="how RTSP is carried (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--open-timeout", type=float, default=_default("open_timeout_s"), metavar="S",
+        help="how long a network source or a camera may take to answer (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--read-timeout", type=float, metavar="S",
+        help="how long nothing may come before a live source counts as lost (default 5; HLS 30)",
+    )  # fmt: skip
+    group.add_argument(
+        "--reconnect", type=_whole, metavar="N",
+        help="attempts after a live source was lost (default: for ever; 0: none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--on-gap", choices=("hold", "slate", "skip"), default=_default("on_gap"),
+        help="what comes meanwhile: the last picture, a card that says so, or nothing "
+        "(default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
         "--max-staleness", type=float, metavar="S",
         help="drop live frames that are older than this before work on them begins",
     )  # fmt: skip
@@ -265,8 +288,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reenact-model", type=_path, metavar="MODEL", help="another one for it")
     group = parser.add_argument_group("what to write")
     group.add_argument(
-        "--output", "-o", type=_path, action="append", metavar="O",
-        help=".mp4 .mkv .webm .mov .jpg .png or a folder; may be given several times",
+        "--output", "-o", type=_output, action="append", metavar="O",
+        help=".mp4 .mkv .webm .mov .jpg .png or a folder; .m3u8 for HLS; rtmp://, rtsp://, srt://, "
+        "udp:// or tcp:// to send it there; may be given several times",
+    )  # fmt: skip
+    group.add_argument(
+        "--segment", type=_duration, metavar="T",
+        help="begin another file after so long: 90s, 10m, 1h",
     )  # fmt: skip
     group.add_argument("--codec", metavar="C", help="h264, hevc, vp9, av1 or an FFmpeg encoder")
     group.add_argument("--crf", type=float, metavar="Q", help="quality, lower is better")
@@ -276,6 +304,26 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         also = " ('-': stdout)" if kind == "jsonl" else ""
         group.add_argument(f"--save-{kind}", metavar="F", help=f"write {kind.upper()}{also}")
     group.add_argument("--overwrite", action="store_true", help="replace existing files")
+    group = parser.add_argument_group("watching")
+    group.add_argument(
+        "--show", action="store_true",
+        help="show it in a window: q or Esc stops, space pauses, s saves a picture, f fills the "
+        "screen",
+    )  # fmt: skip
+    group.add_argument(
+        "--serve", metavar="[HOST:]PORT",
+        help="a page for browsers, with events, metrics and a record button; this machine only, "
+        "unless a HOST is given",
+    )  # fmt: skip
+    group.add_argument(
+        "--serve-token", metavar="T",
+        help="what visitors of the page must show (default: made up where others can reach it; "
+        "better given as $STREAMFACE_SERVE_TOKEN)",
+    )  # fmt: skip
+    group.add_argument(
+        "--virtual-camera", nargs="?", const="", metavar="DEVICE",
+        help="send it to other programs as a camera",
+    )  # fmt: skip
     group = parser.add_argument_group("console")
     group.add_argument("--quiet", "-q", action="store_true", help="errors only")
     group.add_argument("--no-progress", action="store_true", help="no live panel")
@@ -328,6 +376,17 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _output(text: str) -> Path | str:
+    return text if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) else _path(text)
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration_s(text, "--segment")
+    except UsageError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
 def _words(text: str) -> tuple[str, ...]:
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     for word in words:
@@ -368,6 +427,11 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         camera_fps=arguments.camera_fps,
         simulate_live=arguments.simulate_live,
         inject=arguments.inject,
+        rtsp_transport=arguments.rtsp_transport,
+        open_timeout_s=arguments.open_timeout,
+        read_timeout_s=arguments.read_timeout,
+        reconnect=arguments.reconnect,
+        on_gap=arguments.on_gap,
         max_staleness_s=arguments.max_staleness,
         adapt=not arguments.no_adapt,
         imgsz=arguments.imgsz,
@@ -402,6 +466,11 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         strength=arguments.strength,
         mark=not arguments.no_mark,
         output=_one_or_all(arguments.output or [None]),
+        segment_s=arguments.segment,
+        show=arguments.show,
+        serve=arguments.serve,
+        serve_token=arguments.serve_token or os.environ.get("STREAMFACE_SERVE_TOKEN"),
+        virtual_camera=arguments.virtual_camera,
         codec=arguments.codec,
         crf=arguments.crf,
         preset=arguments.preset,
@@ -417,9 +486,10 @@ def _one_or_all(given: list[_T]) -> _T | tuple[_T, ...]:
 
 def _run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
+    seen = settings.outputs or settings.is_watched
     for option, given in (("--anonymize", settings.anonymize), ("--reenact", settings.reenact)):
-        if given is not None and settings.output is None:
-            raise UsageError(f"{option} changes the pictures, so it needs --output")
+        if given is not None and not seen:
+            raise UsageError(f"{option} changes the pictures, so it needs --output or --show")
     _set_up_logging("error" if arguments.quiet else arguments.log_level)
     from streamface.app import Run
 
@@ -427,11 +497,11 @@ def _run(arguments: argparse.Namespace) -> int:
         interrupts.run = run
         try:
             if arguments.quiet:
-                run.execute()
+                run.drive(run.execute)
             else:
                 from streamface.console import watch
 
-                watch(run, live=not arguments.no_progress)
+                run.drive(partial(watch, run, live=not arguments.no_progress))
         except SourceError:
             if interrupts.count and not run.tally.frames:
                 raise KeyboardInterrupt from None

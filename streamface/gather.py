@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from streamface.errors import SourceError, StreamfaceError
 from streamface.pipeline import Lanes
-from streamface.sources import open_source
+from streamface.sources import Stoppable, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +105,12 @@ class Gathering:
         name = self.inputs[number].name
         self.failures[number] = reason if name in reason else f"{name}: {reason}"
         _log.warning("%s", self.failures[number])
+
+    def stop(self) -> None:
+        """Let live sources end whatever they wait for. For any thread, and a signal handler."""
+        for source in list(self.opened.values()):
+            if isinstance(source, Stoppable):
+                source.stop()
 
     def release(self, number: int) -> None:
         """Close one source, once its last frame is read and written; keep what went wrong."""

@@ -183,7 +183,7 @@ class PushSink:
 
     A server that refuses, stalls or goes away is no error: frames are left out and counted in
     ``unsent`` until a later attempt succeeds, with growing delays; ``warnings`` says so. Writing
-    may wait as long as ``timeout_s``: put it behind a ``LiveSink``.
+    may wait as long as ``timeout_s``: put it behind a ``fanout.QueuedSink``.
 
     Raises UsageError for a URL of another kind, or a codec that it cannot carry.
     """

@@ -25,7 +25,7 @@ class SegmentSink:
 
     Each has an encoder of its own, so it begins with a key frame, plays by itself from time 0 and
     gets its name once it is whole. Sound goes to the file that its time belongs to. Finishing a
-    file takes a moment: behind a ``LiveSink`` nobody waits for it.
+    file takes a moment: behind a ``fanout.QueuedSink`` nobody waits for it.
 
     Raises UsageError where the first file exists and may not be replaced; an existing later one is
     an error when its turn comes.

@@ -9,6 +9,7 @@ from typing import Final
 
 from streamface.compute import AUTO, Compute
 from streamface.errors import UsageError
+from streamface.network import NetworkOptions, OnGap, RtspTransport
 
 TASKS: Final = ("emotion", "gender")
 _DETECT_EVERY: Final = 4
@@ -43,6 +44,12 @@ class Settings:
     """Play files at their own pace, as a camera would, dropping what nobody is ready for."""
     inject: str = ""
     """Trouble of a simulated camera: drop=SHARE,stall=SECONDS,jitter=SECONDS."""
+    rtsp_transport: RtspTransport = "tcp"
+    """How network sources are opened and come back: ``network.NetworkOptions``, as what follows."""
+    open_timeout_s: float = 10.0
+    read_timeout_s: float | None = None
+    reconnect: int | None = None
+    on_gap: OnGap = "hold"
     max_staleness_s: float | None = None
     """How old, from its capture, a live frame may be before anything is done with it; None: no
     matter how old."""
@@ -105,13 +112,24 @@ class Settings:
     mark: bool = True
     """Write onto every re-enacted frame that it was altered."""
     # Writing
-    output: Path | tuple[Path, ...] | None = None
-    """Where pictures are written to; several get the same."""
+    output: Path | str | tuple[Path | str, ...] | None = None
+    """Where pictures are written to, a path or the URL of a server; several get the same."""
+    segment_s: float | None = None
+    """Seconds of video after which a recording goes on in another file; None: one file."""
     codec: str | None = None
     crf: float | None = None
     preset: str | None = None
     audio: bool = True
     overwrite: bool = False
+    # Watching
+    show: bool = False
+    """Show what is written in a window."""
+    serve: str | None = None
+    """[HOST:]PORT of a page for browsers."""
+    serve_token: str | None = None
+    """What its visitors must show; None: made up where other machines can reach it."""
+    virtual_camera: str | None = None
+    """Device to send to as a camera; "": the first one found."""
     data: dict[str, str] = field(default_factory=dict)
     """Data files by kind (jsonl, csv, parquet, vtt); "-" is stdout, for jsonl only."""
 
@@ -134,6 +152,7 @@ class Settings:
             ("--start", self.start_s, 0, longest_s),
             ("--end", _given(self.end_s, 0), 0, longest_s),
             ("--max-staleness", _given(self.max_staleness_s, 1), 0.001, 3600),
+            ("--segment", _given(self.segment_s, 1), 1, longest_s),
         )
         for name, value, low, high in bounds:
             if not low <= value <= high:
@@ -160,7 +179,7 @@ class Settings:
             raise UsageError(f"unknown task '{unknown[0]}'; choose from {', '.join(TASKS)}")
 
     def _check_devices(self) -> None:
-        _ = self.compute  # it refuses what can never be had
+        _ = self.compute, self.network  # they refuse what can never be had
         if self.hwaccel is not None and re.fullmatch(r"cuda(:\d{1,3})?", self.hwaccel) is None:
             raise UsageError(f"--hwaccel must be cuda or cuda:N, not '{self.hwaccel}'")
 
@@ -170,9 +189,25 @@ class Settings:
         return (self.source,) if isinstance(self.source, str) else self.source
 
     @property
-    def outputs(self) -> tuple[Path, ...]:
+    def outputs(self) -> tuple[Path | str, ...]:
         """All that pictures are written to."""
         return several(self.output)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody sees the pictures while they are made."""
+        return self.show or self.serve is not None or self.virtual_camera is not None
+
+    @property
+    def network(self) -> NetworkOptions:
+        """How network sources are opened, and how they come back."""
+        return NetworkOptions(
+            rtsp_transport=self.rtsp_transport,
+            open_timeout_s=self.open_timeout_s,
+            read_timeout_s=self.read_timeout_s,
+            reconnect=self.reconnect,
+            on_gap=self.on_gap,
+        )
 
     @property
     def compute(self) -> Compute:
@@ -187,7 +222,7 @@ def detect_every(settings: Settings) -> int:
     return _DETECT_EVERY if settings.anonymize is None else _DETECT_EVERY_TO_COVER
 
 
-def several(output: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
+def several(output: Path | str | tuple[Path | str, ...] | None) -> tuple[Path | str, ...]:
     """Return none, one or several outputs as a tuple."""
     if output is None:
         return ()

@@ -58,8 +58,9 @@ _MUXER_OPTIONS: Final = {
 class Sink(Protocol):
     """Takes the frames of one source, in order."""
 
-    warnings: list[str]
-    """What could not be carried over, one sentence each."""
+    @property
+    def warnings(self) -> list[str]:
+        """What could not be carried over, one sentence each."""
 
     def write(self, frame: Frame) -> None:
         """Write one frame with the packets it carries. Raises SinkError."""

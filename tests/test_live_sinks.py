@@ -15,7 +15,7 @@ from streams import RtspServer, Server, Silent
 from streamface.decode import ReadOptions
 from streamface.encode import VideoOptions
 from streamface.errors import SinkError, UsageError
-from streamface.livesink import LiveSink
+from streamface.fanout import QueuedSink
 from streamface.network import Backoff
 from streamface.push import HlsSink, PushSink, open_live_sink, push_name
 from streamface.segments import SegmentSink
@@ -27,114 +27,15 @@ FAST = VideoOptions(preset="ultrafast")
 TIMEOUT_S = 20
 
 
-class Kept:
-    """A sink that keeps what it gets, once the gate is open."""
-
-    def __init__(self, *, fails_at=None):
-        self.frames = []
-        self.ended = ""
-        self.warnings = ["said by the sink"]
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.fails_at = fails_at
-
-    def write(self, frame):
-        self.entered.set()
-        assert self.gate.wait(TIMEOUT_S)
-        if len(self.frames) == self.fails_at:
-            raise SinkError("cannot write it: No space left on device")
-        self.frames.append(frame)
-
-    def close(self, tail_packets=()):
-        self.ended = f"closed with {len(tail_packets)}"
-
-    def abort(self):
-        self.ended = "aborted"
-
-
-def with_packets(count):
-    for frame in CountingSource(count):
-        frame.packets = (frame.pts,)
-        yield frame
-
-
-# -- LiveSink
-
-
-def test_a_sink_that_keeps_up_gets_every_frame():
-    kept = Kept()
-    kept.gate.set()
-    sink = LiveSink(kept, waiting=100)
-    for frame in with_packets(50):
-        sink.write(frame)
-        frame.packets = ()  # as the run does
-    sink.close((1, 2))
-    assert [frame.pts for frame in kept.frames] == list(range(50))
-    assert [frame.packets for frame in kept.frames] == [(i,) for i in range(50)]
-    assert kept.ended == "closed with 2"
-    assert sink.warnings == ["said by the sink"]
-    assert (sink.written, sink.dropped) == (50, 0)
-
-
-def test_a_sink_that_blocks_holds_up_nobody_and_its_sound_is_kept():
-    kept = Kept()
-    sink = LiveSink(kept, waiting=3)
-    frames = list(with_packets(20))
-    sink.write(frames[0])
-    assert kept.entered.wait(TIMEOUT_S)
-    for frame in frames[1:]:
-        sink.write(frame)
-    assert sink.dropped == 16
-    kept.gate.set()
-    sink.close()
-    assert [frame.pts for frame in kept.frames] == [0, 17, 18, 19]
-    assert [p for frame in kept.frames for p in frame.packets] == list(range(20))
-    assert "16 frames dropped" in sink.warnings[-1]
-
-
-def test_an_error_of_the_sink_is_raised_once_where_frames_are_written():
-    kept = Kept(fails_at=2)
-    kept.gate.set()
-    sink = LiveSink(kept, waiting=1)
-    frames = list(CountingSource(200))
-    with pytest.raises(SinkError, match="No space left"):
-        for frame in frames * 1000:
-            sink.write(frame)
-    sink.write(frames[0])
-    sink.close()
-    assert kept.ended == "aborted"
-
-
-def test_an_error_at_the_end_is_raised_by_close():
-    kept = Kept(fails_at=0)
-    sink = LiveSink(kept)
-    sink.write(next(iter(CountingSource(1))))
-    kept.gate.set()
-    sink._thread.join()
-    with pytest.raises(SinkError, match="No space left"):
-        sink.close()
-    assert kept.ended == "aborted"
-
-
-def test_abort_writes_nothing_more():
-    kept = Kept()
-    sink = LiveSink(kept)
-    for frame in CountingSource(5):
-        sink.write(frame)
-    assert kept.entered.wait(TIMEOUT_S)
-    threading.Timer(0.05, kept.gate.set).start()
-    sink.abort()
-    assert len(kept.frames) == 1
-    assert kept.ended == "aborted"
-
-
 def test_several_sinks_may_take_the_same_frames(tmp_path):
     """Sound included: one copies it, one re-encodes it, in threads of their own."""
     clip = clips.write_clip(tmp_path / "in.mp4", 40, audio_codec="aac")
     source = open_source(find_inputs(str(clip))[0], ReadOptions())
     targets = [tmp_path / "a.mp4", tmp_path / "b.webm", tmp_path / "c.mkv"]
     sinks = [
-        LiveSink(open_sink(target, source.info, VideoOptions(live=True)), waiting=100)
+        QueuedSink(
+            open_sink(target, source.info, VideoOptions(live=True)), target.name, capacity=100
+        )
         for target in targets
     ]
     for frame in source:

@@ -161,9 +161,10 @@ def stages(arguments: argparse.Namespace) -> Report:
     from streamface.settings import Settings
 
     with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "out.mp4"
         settings = Settings(
             source=arguments.source,
-            output=Path(folder) / "out.mp4",
+            output=target,
             preset=arguments.preset,
         )
         for _ in range(2):  # the first round loads kernels and nets
@@ -171,8 +172,7 @@ def stages(arguments: argparse.Namespace) -> Report:
             with Run(settings) as run:
                 run.execute()
             cpu_s = time.process_time() - began_s
-            for output in settings.outputs:
-                output.unlink()
+            target.unlink()
     frames = run.tally.frames
     report: Report = {
         "clip": Path(arguments.source).name,
