@@ -332,13 +332,10 @@ class Run:
         )
 
     def _is_stale(self, frame: Frame) -> bool:
-        playlist, most_s = self.playlist, self.settings.max_staleness_s
-        can_wait = (
-            not playlist.is_live(frame.stream)
-            if isinstance(playlist, Gathering)
-            else not self.is_live
-        )
-        return not can_wait and most_s is not None and time.monotonic() - frame.captured_s > most_s
+        most_s = self.settings.max_staleness_s
+        if most_s is None or not self.playlist.is_live(frame.stream):
+            return False
+        return time.monotonic() - frame.captured_s > most_s
 
     def _turn_knobs(self, imgsz: int, every: int, rarer: int) -> None:
         """Set how much is done from the next frame on."""
@@ -357,11 +354,15 @@ class Run:
         return self.stand_ins
 
     def _budget(self) -> Budget:
-        """Return what may be spent on the faces of a frame: live sources do not wait."""
+        """Return what may be spent on the faces of a frame: live sources do not wait.
+
+        Several at once share the time between two frames of one of them.
+        """
         from streamface.remake import FREE_SHARE, Budget
 
-        rate = self.playlist.first.info.rate
-        return Budget(FREE_SHARE / float(rate) if self.is_live and rate else None)
+        rate = float(self.playlist.first.info.rate)
+        streams = len(self.playlist.inputs) if self.at_once else 1
+        return Budget(FREE_SHARE / (rate * streams) if self.is_live and rate else None)
 
     def _tracker_maker(self) -> Callable[[], FaceTracker]:
         from itertools import count

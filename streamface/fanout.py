@@ -52,10 +52,11 @@ class QueuedSink:
         self._waiting: Channel[Frame] = Channel(capacity)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name=f"streamface-sink-{name}")
-        self._thread.start()
 
     def write(self, frame: Frame) -> None:
         """Take a frame; never waits. Raises the error that the sink died of."""
+        if self._thread.ident is None:  # only now somebody knows of us who would end it
+            self._thread.start()
         try:
             # The caller's frame loses its packets once it is written; this one keeps them.
             dropped = self._waiting.put_newest(copy.copy(frame), bequeath_packets)
@@ -84,7 +85,7 @@ class QueuedSink:
     def close(self, tail_packets: Sequence[Packet] = ()) -> None:
         """Write what waits, then close the sink. Raises its error."""
         self._waiting.close()
-        self._thread.join()
+        self._join()
         if self._error is not None:
             raise self._error
         self._sink.close(tail_packets)
@@ -92,8 +93,12 @@ class QueuedSink:
     def abort(self) -> None:
         """Leave out what waits, and abort the sink."""
         self._waiting.cancel()
-        self._thread.join()
+        self._join()
         self._sink.abort()
+
+    def _join(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
 
 
 class FanOut:

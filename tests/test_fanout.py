@@ -103,6 +103,13 @@ def test_a_sink_that_dies_last_is_told_when_it_is_closed():
     assert inner.aborted == 1
 
 
+def test_a_sink_that_never_got_a_frame_is_closed_all_the_same():
+    inner = Sink()
+    QueuedSink(inner, "a").close()
+    QueuedSink(inner, "a").abort()
+    assert (inner.closed, inner.aborted) == (1, 1)
+
+
 def test_of_several_live_outputs_one_may_die():
     good, bad, told = Sink(), Sink(fail_at=2), []
     both = FanOut([bad, good], on_failure=lambda exc: told.append(str(exc)))
