@@ -524,7 +524,7 @@ class Run:
         for number in [number for number in streams if number in gathering.opened]:
             taken = self.pipeline.taken_in_all(number)
             if taken is not None and (streams[number].has_ended or taken == streams[number].frames):
-                self._finish_one_of_many(number, gathering)
+                self._finish_one_of_many(number, gathering, wait=False)
         return written
 
     def _put_out(self, frame: Frame) -> None:
@@ -550,16 +550,24 @@ class Run:
         if sink is not None:
             sink.abort()
 
-    def _finish_one_of_many(self, stream: int, gathering: Gathering) -> None:
-        """Finish the output of one of several streams, unless it was lost, and close its source."""
-        if not self.tally.streams[stream].has_ended:
-            try:
-                self._close_sink(stream)
-            except SinkError as exc:
-                self._lose(stream, exc, gathering)
-            self.tally.streams[stream].end()
+    def _finish_one_of_many(self, stream: int, gathering: Gathering, *, wait: bool) -> None:
+        """Finish the output of one of several streams, unless it was lost, and close its source.
+
+        Without ``wait`` only as far as that keeps nobody waiting; to be called again.
+        """
+        sink, tally = self._sinks.get(stream), self.tally.streams[stream]
+        if not tally.has_ended:
+            tally.end()
             if self.audience is not None:
                 self.audience.forget(stream)
+            if isinstance(sink, QueuedSink | FanOut):
+                sink.begin_close(gathering.opened[stream].tail_packets)
+        if isinstance(sink, QueuedSink | FanOut) and not (wait or sink.is_over):
+            return
+        try:
+            self._close_sink(stream)
+        except SinkError as exc:
+            self._lose(stream, exc, gathering)
         gathering.release(stream)
 
     def _finish_stream(self, stream: int) -> None:
@@ -582,8 +590,9 @@ class Run:
             reasons = list(self.playlist.failures.values())
             raise SourceError(reasons[0] if reasons else "no frame was read before the stop")
         if isinstance(self.playlist, Gathering):
-            for number in self.tally.streams:
-                self._finish_one_of_many(number, self.playlist)
+            for wait in (False, True):  # all begin before the first is waited for
+                for number in [n for n in self.tally.streams if n in self.playlist.opened]:
+                    self._finish_one_of_many(number, self.playlist, wait=wait)
         else:
             self._finish_stream(self.tally.stream)
         for data in self._data:

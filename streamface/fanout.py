@@ -51,6 +51,7 @@ class QueuedSink:
         self._on_drop = on_drop
         self._waiting: Channel[Frame] = Channel(capacity)
         self._error: BaseException | None = None
+        self._tail: tuple[Packet, ...] | None = None
         self._thread = threading.Thread(target=self._work, name=f"streamface-sink-{name}")
 
     def write(self, frame: Frame) -> None:
@@ -76,29 +77,43 @@ class QueuedSink:
                     self._sink.write(frame)
                     if self._on_written is not None:
                         self._on_written(frame)
+            if self._tail is not None:
+                self._sink.close(self._tail)
         except Cancelled:
             pass
         except BaseException as exc:  # noqa: BLE001 - raised again where somebody listens
             self._error = exc
             self._waiting.cancel()
 
+    def begin_close(self, tail_packets: Sequence[Packet] = ()) -> None:
+        """Let the sink's thread write what waits and close the sink; ``close`` waits for that.
+
+        Finishing a large file can take seconds, for which other streams must not wait.
+        """
+        self._tail = tuple(tail_packets)
+        if self._thread.ident is None:
+            self._thread.start()
+        self._waiting.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether ``close`` would not wait, once it has begun."""
+        return not self._thread.is_alive()
+
     def close(self, tail_packets: Sequence[Packet] = ()) -> None:
         """Write what waits, then close the sink. Raises its error."""
-        self._waiting.close()
-        self._join()
+        if self._tail is None:
+            self.begin_close(tail_packets)
+        self._thread.join()
         if self._error is not None:
             raise self._error
-        self._sink.close(tail_packets)
 
     def abort(self) -> None:
         """Leave out what waits, and abort the sink."""
         self._waiting.cancel()
-        self._join()
-        self._sink.abort()
-
-    def _join(self) -> None:
         if self._thread.ident is not None:
             self._thread.join()
+        self._sink.abort()
 
 
 class FanOut:
@@ -124,6 +139,18 @@ class FanOut:
         for sink, own in zip(list(self._sinks), frames, strict=True):
             with self._without(sink):
                 sink.write(own)
+
+    def begin_close(self, tail_packets: Sequence[Packet] = ()) -> None:
+        """Let those that have threads of their own begin to close, as ``QueuedSink`` does."""
+        tails = [tail_packets, *_copies(tail_packets, len(self._sinks) - 1)]
+        for sink, own in zip(self._sinks, tails, strict=True):
+            if isinstance(sink, QueuedSink):
+                sink.begin_close(own)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether ``close`` would not wait, once it has begun."""
+        return all(sink.is_over for sink in self._sinks if isinstance(sink, QueuedSink))
 
     def close(self, tail_packets: Sequence[Packet] = ()) -> None:
         """Finish each. Raises SinkError."""

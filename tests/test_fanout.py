@@ -105,7 +105,8 @@ def test_a_sink_that_dies_last_is_told_when_it_is_closed():
 
 def test_a_sink_that_never_got_a_frame_is_closed_all_the_same():
     inner = Sink()
-    QueuedSink(inner, "a").close()
+    QueuedSink(inner, "a").close(("tail",))
+    assert inner.tail == ("tail",)
     QueuedSink(inner, "a").abort()
     assert (inner.closed, inner.aborted) == (1, 1)
 

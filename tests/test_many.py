@@ -175,18 +175,39 @@ def test_a_dying_stream_is_finished_and_told_while_the_others_go_on(tmp_path):
     opener = Opener((10, dies), 10**9)
     with Run(settings(2, tmp_path / "out"), opener=opener) as run:
         for _ in run.frames():
-            ended = 0 in run.tally.streams and run.tally.streams[0].has_ended
-            if ended and not run.stopping:
+            if opener.opened[0].closed and 1 in run.tally.streams and not run.stopping:
+                assert run.tally.streams[0].has_ended
                 assert frame_count(tmp_path / "out" / "camera_0.mp4") >= 1
-                assert opener.opened[0].closed == 1
-                assert not (1 in run.tally.streams and run.tally.streams[1].has_ended)
-                if 1 in run.tally.streams:
-                    run.stop()
+                assert not run.tally.streams[1].has_ended
+                run.stop()
     assert run.tally.streams[0].has_ended
     assert run.playlist.failures == {0: "camera 0 was unplugged"}
     found, _ = numbers_of(tmp_path / "out")
     assert 1 <= len(found["camera 0"]) <= 5
     assert frame_count(tmp_path / "out" / "camera_1.mp4") > 0
+
+
+def test_a_file_that_takes_long_to_finish_holds_no_other_stream_up(tmp_path, monkeypatch):
+    """While one stream's file is being closed, frames of the other go on coming."""
+    closing, go_on = threading.Event(), threading.Event()
+    close = VideoSink.close
+
+    def slow(self, tail_packets=()):
+        if self._file.target.name == "camera_0.mp4":
+            closing.set()
+            assert go_on.wait(20)
+        close(self, tail_packets)
+
+    monkeypatch.setattr(VideoSink, "close", slow)
+    more = 0
+    with Run(settings(2, tmp_path / "out"), opener=Opener(5, 10**9)) as run:
+        for frame in run.frames():
+            more += closing.is_set() and not go_on.is_set() and frame.stream == 1
+            if more == 50:
+                go_on.set()
+                run.stop()
+    assert frame_count(tmp_path / "out" / "camera_0.mp4") >= 1
+    assert frame_count(tmp_path / "out" / "camera_1.mp4") >= 1
 
 
 def test_an_output_that_fails_ends_only_its_own_stream(tmp_path, monkeypatch):
