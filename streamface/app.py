@@ -327,15 +327,13 @@ class Run:
             number=lambda frame: frame.index,
             newest_wins=self.is_live,
             on_drop=bequeath_packets,
-            is_stale=self._is_stale if settings.max_staleness_s is not None else None,
+            is_stale=self._is_stale if self.is_live and settings.max_staleness_s else None,
             on_stop=playlist.stop,
         )
 
     def _is_stale(self, frame: Frame) -> bool:
-        most_s = self.settings.max_staleness_s
-        if most_s is None or not self.playlist.is_live(frame.stream):
-            return False
-        return time.monotonic() - frame.captured_s > most_s
+        assert self.settings.max_staleness_s is not None
+        return time.monotonic() - frame.captured_s > self.settings.max_staleness_s
 
     def _turn_knobs(self, imgsz: int, every: int, rarer: int) -> None:
         """Set how much is done from the next frame on."""

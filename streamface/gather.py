@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from streamface.errors import SourceError, StreamfaceError
+from streamface.live import SimulatedLive, Trouble
 from streamface.pipeline import Lanes
 from streamface.sources import Stoppable, open_source
 
@@ -24,8 +25,10 @@ class Gathering:
     """The inputs of a run that go on at once; ``Frame.stream`` is the input's number.
 
     All are opened at the same time, and construction waits for the first that could be: a camera
-    that does not answer keeps nobody waiting. A stream that cannot be opened, breaks or comes to a
-    bad end is noted in ``failures``, and the others go on. Otherwise as ``Playlist``.
+    that does not answer keeps nobody waiting. A file among them is played at its own pace, as if
+    it were live: read as fast as it can be, it would take the time of the others. A stream that
+    cannot be opened, breaks or comes to a bad end is noted in ``failures``, and the others go on.
+    Otherwise as ``Playlist``.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Gathering:
 
     def _open(self, number: int) -> Source:
         source = self._opener(self.inputs[number], self._options, stream=number)
+        if not source.info.is_live:
+            source = SimulatedLive(source, Trouble())
         self.opened[number] = source
         return source
 
@@ -76,10 +81,6 @@ class Gathering:
         """Return a lane for each input, to be read in a thread of its own."""
         return Lanes([_Lane(self, number) for number in range(len(self.inputs))])
 
-    def is_live(self, number: int) -> bool:
-        """Whether an input, once it is open, cannot wait."""
-        return self._opening[number].result().info.is_live
-
     def frames(self, number: int) -> Iterator[Frame]:
         """Yield the frames of one input; whatever breaks it ends it, and is noted."""
         any_frame = False
@@ -95,7 +96,7 @@ class Gathering:
             return
         if not any_frame:
             self.fail(number, "it has no frame in the chosen time range")
-        elif source.info.is_live and source.damage.ended_early:
+        elif source.damage.ended_early:
             self.fail(number, source.damage.ended_early)
 
     def fail(self, number: int, reason: str) -> None:
@@ -133,14 +134,11 @@ class Gathering:
 class _Lane:
     """One input, as the pipeline reads it."""
 
+    newest_wins = True
+
     def __init__(self, gathering: Gathering, number: int) -> None:
         self._gathering = gathering
         self._number = number
-
-    @property
-    def newest_wins(self) -> bool:
-        """Whether it is live; a file beside cameras waits for its turn and loses nothing."""
-        return self._gathering.is_live(self._number)
 
     def __iter__(self) -> Iterator[Frame]:
         return self._gathering.frames(self._number)

@@ -101,10 +101,6 @@ class Playlist:
             if isinstance(source, Stoppable):
                 source.stop()
 
-    def is_live(self, number: int) -> bool:
-        """Whether an input, of which frames are under way, cannot wait."""
-        return self.opened[number].info.is_live
-
     def release(self, number: int) -> None:
         """Close one source, once its last frame is written, and keep what went wrong with it."""
         source = self.opened.pop(number, None)

@@ -44,9 +44,9 @@ def find_all(sources: Sequence[str], *, simulate_live: bool = False) -> Found:
     """Return what ``sources`` mean, in order.
 
     Several run at once as soon as one of them does not wait for us: a camera, a URL, or a file
-    that is played as if it were live. Files and folders alone are done one after another: one of
-    them already uses all cores, and each is finished as early as it can be. Raises SourceError,
-    UsageError.
+    that is played as if it were live; files beside it then keep their own pace, too. Files and
+    folders alone are done one after another: one of them already uses all cores, and each is
+    finished as early as it can be. Raises SourceError, UsageError.
     """
     given = [each for source in sources for each in _listed(source)]
     if not given:

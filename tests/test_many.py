@@ -16,7 +16,7 @@ from streamface.errors import SinkError, SourceError, UsageError
 from streamface.gather import Gathering
 from streamface.settings import Settings
 from streamface.sinks import VideoSink
-from streamface.sources import Input
+from streamface.sources import Input, open_source
 from streamface.testing import CountingSource, FixedDetector
 
 
@@ -228,21 +228,24 @@ def test_an_output_that_fails_ends_only_its_own_stream(tmp_path, monkeypatch):
     assert numbers_of(tmp_path / "out")[0]["camera 1"][-1] == 39
 
 
-def test_a_file_beside_a_camera_waits_and_loses_nothing(tmp_path):
-    clip = clips.write_clip(tmp_path / "clip.mp4", 30)
+def test_a_file_beside_a_camera_keeps_its_own_pace(tmp_path):
+    """It does not take the camera's time by being read as fast as it can be."""
+    clip = clips.write_clip(tmp_path / "clip.mp4", 15)
 
     def opener(what, options, *, stream):
         if what.kind == "camera":
             return CountingSource(200, stream=stream, is_live=True)
-        from streamface.sources import open_source
-
         return open_source(what, options, stream=stream)
 
-    chosen = settings(0, tmp_path / "out", source=("0", str(clip)), max_staleness_s=0.001)
-    run = execute(chosen, opener)
-    found, _ = numbers_of(tmp_path / "out")
-    assert found[str(clip)] == list(range(30))
-    assert run.stats.drops_of(1) == {}
+    chosen = settings(0, tmp_path / "out", source=("0", str(clip)))
+    with Run(chosen, opener=opener) as run:
+        frames = [frame for frame in run.frames() if frame.stream == 1]
+        assert run.playlist.first.info.is_live
+    captured_s = [frame.captured_s - frame.time_s for frame in frames]
+    assert captured_s == pytest.approx([captured_s[0]] * len(captured_s))
+    dropped = run.stats.drops_of(1).get("busy", 0)
+    assert len(numbers_of(tmp_path / "out")[0][str(clip)]) + dropped == 15
+    assert run.playlist.failures == {}
 
 
 def test_stale_frames_are_not_worked_on(tmp_path):
