@@ -99,7 +99,6 @@ class Run:
         """What happened to live sources lately."""
         _announce_compilation(settings)
         with ExitStack() as cleanup:
-            cleanup.callback(self._abort)
             found = find_all(settings.sources, simulate_live=settings.simulate_live)
             kind = Gathering if found.at_once else Playlist
             self.playlist: Gathering | Playlist = kind(
@@ -108,13 +107,14 @@ class Run:
                 opener=opener or _opener(settings, self._note_event),
             )
             cleanup.callback(self.playlist.close)
+            cleanup.callback(self._abort)  # outputs with threads end before their sources close
             self.is_live = found.at_once or self.playlist.first.info.is_live
             self._targets = self._plan_targets()
             self._models = self._open_models(cleanup)
             self._open_data()
             self.tally.stream = next(
                 number
-                for number, source in self.playlist.opened.items()
+                for number, source in dict(self.playlist.opened).items()  # others may be opening
                 if source is self.playlist.first
             )
             if self.is_live and len(found.inputs) == 1:
