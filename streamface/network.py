@@ -103,9 +103,9 @@ class Backoff:
         self._next_s = min(self.most_s, 2 * nominal_s)
         return nominal_s * (0.5 + self.rng.random())
 
-    def reset(self) -> None:
-        """Begin with a short delay again."""
-        self._next_s = 0.0
+    def reset(self, at_most_s: float = 0.0) -> None:
+        """Begin with a short delay again, or with what it had grown to if that is below a limit."""
+        self._next_s = min(self._next_s, at_most_s)
 
 
 def parse_duration_s(text: str, option: str) -> float:

@@ -42,8 +42,11 @@ _EVENTS_KEPT: Final = 100
 # Pictures that were on their way when a stall began come at once when it ends: so long they are
 # taken for that, after it for a sender that goes on where it stopped.
 _CATCHING_UP_S: Final = 1.0
-# A connection that held so long was a good one: the next attempt after it comes soon.
+# A connection that held so long was a good one: the next attempt after it comes soon. One that did
+# not is given a little more time each time, but it did work: a source that comes and goes shall not
+# be away for longer than it is there.
 _LASTED_S: Final = 1.0
+_FLAPPING_DELAY_S: Final = 2.0
 # Neither jitter nor a burst: the sender's clock was set.
 _JUMP_S: Final = 10.0
 
@@ -288,8 +291,8 @@ class ReconnectingSource:
             self._pump(source)
             if self._handoff.stopped or not source.exhausted:
                 return
-            if self._now() - began_s >= _LASTED_S:
-                self._backoff.reset()
+            lasted = self._now() - began_s >= _LASTED_S
+            self._backoff.reset(0.0 if lasted else _FLAPPING_DELAY_S)
             reason = source.damage.ended_early or "the stream ended"
             source.damage.ended_early = ""
             source = None

@@ -17,8 +17,12 @@ def test_delays_double_up_to_the_limit_and_begin_again():
 
     backoff = Backoff(first_s=0.25, most_s=3, rng=Middle())
     assert [backoff.delay_s() for _ in range(6)] == [0.25, 0.5, 1, 2, 3, 3]
+    backoff.reset(2)
+    assert [backoff.delay_s() for _ in range(2)] == [2, 3]
     backoff.reset()
-    assert backoff.delay_s() == 0.25
+    assert [backoff.delay_s() for _ in range(2)] == [0.25, 0.5]
+    backoff.reset(2)
+    assert backoff.delay_s() == 1
 
 
 def test_delays_differ_and_a_seed_repeats_them():
