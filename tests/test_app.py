@@ -325,7 +325,7 @@ def test_a_live_source_drops_at_the_head_only_and_counts_it(tmp_path, monkeypatc
             all_read.set()
 
     source = CountingSource(30, is_live=True, on_frame=on_frame)
-    monkeypatch.setattr(app, "_opener", lambda _settings: lambda *_args, **_options: source)
+    monkeypatch.setattr(app, "_opener", lambda *_: lambda *_args, **_options: source)
     process = FindFaces.process
 
     def slow(self, items):

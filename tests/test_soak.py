@@ -98,6 +98,7 @@ class Unmoved:
     """An emotion net that always answers the same."""
 
     input_dtype = np.dtype(np.float32)
+    takes_tensors = False
 
     def __init__(self):
         with_card = Model.open("emotion")
