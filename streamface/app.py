@@ -527,7 +527,8 @@ class Run:
 
     def _put_out(self, frame: Frame) -> None:
         name = self.playlist.inputs[frame.stream].name
-        for data in self._data:
+        # A picture that stands in for one that did not come says nothing of anybody.
+        for data in () if frame.held else self._data:
             data.write(frame, name)
         sink = self._sinks.get(frame.stream)
         if sink is not None:

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from streamface.push import shown
 from streamface.settings import several
 
 if TYPE_CHECKING:
@@ -132,11 +133,16 @@ def _watch_log(run: Run) -> None:
 
 def progress_line(run: Run) -> str:
     """Return one line: where the run is, how fast, how much longer."""
-    tally, total = run.tally, run.info.frames
+    tally, total = run.tally, _total(run)
     done = f"frame {tally.stream_frames}" + (f" of {total}" if total else "")
     eta_s = _eta_s(run, tally.fps)
     eta = f", {_clock(eta_s)} left" if eta_s is not None else ""
     return f"{done}, {tally.fps:.1f} fps{eta}, {_counted(tally.faces_now, 'face')}"
+
+
+def _total(run: Run) -> int | None:
+    """Return how many frames will come; streams that go on at once are counted together."""
+    return None if run.at_once else run.info.frames
 
 
 def stream_lines(run: Run, stream_fps: dict[int, float]) -> list[str]:
@@ -189,7 +195,7 @@ def panel(
 
 
 def _progress(run: Run, fps: float) -> RenderableType:
-    tally, total = run.tally, run.info.frames
+    tally, total = run.tally, _total(run)
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(ratio=1, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
@@ -231,13 +237,21 @@ def _numbers(run: Run, fps: float) -> RenderableType:
             ("   drops ", "dim"),
             (drops, "bold red" if run.stats.drops else "bold"),
         ),
-        Text.assemble((what, "dim"), (percentiles, "bold"), " ms")
+        Text.assemble((what, "dim"), (percentiles, "bold"), " ms", (_source_rate(run), "dim"))
         .append("   lowered: " if tally.lowered else "", "dim")
         .append(tally.lowered, "yellow"),
     )
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
     return Group(*lines)
+
+
+def _source_rate(run: Run) -> str:
+    """Return what a live source really gives, beside what it says that it gives."""
+    rate = run.playlist.rates.get(run.tally.stream)
+    if rate is None or not run.info.is_live or run.at_once:
+        return ""
+    return f"   source {rate.recent(time.monotonic()):.1f} of {float(run.info.rate):.4g} fps"
 
 
 def _age(of: PipelineStats | StreamTally) -> str:
@@ -324,13 +338,16 @@ def summary(run: Run) -> list[str]:
     lines.append(f"latency: {percentiles}; dropped frames: {drops}")
     if many > 1:
         lines += [f"  {line}" for line in _of_streams(run)]
+    elif run.info.is_live and run.playlist.rates:
+        mean = run.playlist.rates[run.tally.stream].mean
+        lines.append(f"source: {mean:.1f} fps measured, {float(run.info.rate):.4g} told")
     if tally.lowered:
         lines.append(f"lowered to keep up: {tally.lowered}")
     busy = ", ".join(f"{s.name} {busy_share(s, seconds):.0%}" for s in stats.stages)
     lines.append(f"busy: {busy}")
     lines.append("on: " + "; ".join(f"{stage} {on}" for stage, on in run.providers().items()))
     lines += _covered(run) + _remade(run)
-    lines += [f"written: {output}" for output in several(run.settings.output)]
+    lines += [f"written: {shown(output)}" for output in several(run.settings.output)]
     lines += [f"written: {target}" for target in run.settings.data.values() if target != "-"]
     if run.playlist.failures:
         lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")
@@ -405,7 +422,7 @@ def _per_frame_ms(stage: StageStats) -> float:
 
 
 def _eta_s(run: Run, fps: float) -> float | None:
-    total = run.info.frames
+    total = _total(run)
     if not total or fps <= 0:
         return None
     return max(0, total - run.tally.stream_frames) / fps

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from streamface.errors import SourceError, StreamfaceError
 from streamface.live import SimulatedLive, Trouble
 from streamface.pipeline import Lanes
+from streamface.rate import MeasuredRate
 from streamface.sources import Stoppable, open_source
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Gathering:
         self.failures: dict[int, str] = {}
         self.opened: dict[int, Source] = {}
         self.damage: dict[int, list[str]] = {}
+        self.rates: dict[int, MeasuredRate] = {}
+        """What each input really gives."""
         self._options = options
         self._opener = opener
         self._threads = ThreadPoolExecutor(len(self.inputs), "streamface-open")
@@ -88,6 +91,7 @@ class Gathering:
             source = self._opening[number].result()
             for frame in source:
                 any_frame = True
+                self._measure(frame)
                 yield frame
         except Exception as exc:  # noqa: BLE001 - a stream that dies must not disturb the others
             _log.debug("%s", self.inputs[number].name, exc_info=True)
@@ -106,6 +110,10 @@ class Gathering:
         name = self.inputs[number].name
         self.failures[number] = reason if name in reason else f"{name}: {reason}"
         _log.warning("%s", self.failures[number])
+
+    def _measure(self, frame: Frame) -> None:
+        if not frame.held:
+            self.rates.setdefault(frame.stream, MeasuredRate()).add(frame.captured_s)
 
     def stop(self) -> None:
         """Let live sources end whatever they wait for. For any thread, and a signal handler."""

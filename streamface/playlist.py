@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from streamface.errors import SourceError, StreamfaceError
+from streamface.rate import MeasuredRate
 from streamface.sources import Stoppable, open_source
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Playlist:
         self.failures: dict[int, str] = {}
         self.opened: dict[int, Source] = {}
         self.damage: dict[int, list[str]] = {}
+        self.rates: dict[int, MeasuredRate] = {}
+        """What each input really gives."""
         self._options = options
         self._opener = opener
         self._stopped = False
@@ -87,12 +90,20 @@ class Playlist:
         try:
             for frame in source:
                 any_frame = True
+                self._measure(frame)
                 yield frame
+            if getattr(source, "gave_up", False):
+                # What came before is whole; a supervisor is to know that more should have come.
+                self.failures[number] = f"{self.inputs[number].name}: {source.damage.ended_early}"
         except SourceError as exc:
             self._fail(number, exc)
         if not any_frame and number not in self.failures and not self._stopped:
             name = self.inputs[number].name
             self._fail(number, SourceError(f"{name} has no frame in the chosen time range"))
+
+    def _measure(self, frame: Frame) -> None:
+        if not frame.held:
+            self.rates.setdefault(frame.stream, MeasuredRate()).add(frame.captured_s)
 
     def stop(self) -> None:
         """Let a live source end whatever it waits for. For any thread, and a signal handler."""

@@ -82,6 +82,11 @@ def push_name(url: str) -> str:
     return name
 
 
+def shown(output: Path | str) -> str:
+    """Return an output fit to show."""
+    return push_name(output) if isinstance(output, str) else str(output)
+
+
 class _Pipe:
     """A file that PyAV writes to: the stdin of a process, with a limit to waiting."""
 

@@ -110,8 +110,8 @@ class Tally:
         self.frames += 1
         self.stream_frames += 1
         self.time_s = frame.time_s
-        self.face_frames += len(frame.faces)
-        for face in frame.faces:
+        self.face_frames += 0 if frame.held else len(frame.faces)
+        for face in () if frame.held else frame.faces:  # one that is held was counted before
             self.tracks.add(face.track_id)
             if face.emotion is not None:
                 self.labels[face.emotion.label] += 1
