@@ -134,9 +134,8 @@ class Run:
         return isinstance(self.playlist, Gathering)
 
     def _note_event(self, event: SourceEvent) -> None:
-        """Tell what happened to a live source; called by the thread that reads it."""
+        """Keep what happened to a live source, which has told it; called by its own thread."""
         self.events.append(event)
-        _log.warning("%s: %s", event.source, event.text)
 
     def _open_audience(self, cleanup: ExitStack) -> Audience | None:
         settings, playlist = self.settings, self.playlist
@@ -272,7 +271,8 @@ class Run:
 
     def _warn(self, stream: int, lines: Iterable[str]) -> None:
         name = self.playlist.inputs[stream].name
-        self.warnings += [f"{name}: {line}" for line in lines]
+        told = [f"{name}: {line}" for line in lines]
+        self.warnings += [line for line in told if line not in self.warnings]
 
     def _build(self) -> Pipeline[Frame]:
         from streamface.classify import ClassifySettings, FaceClassifier
@@ -581,6 +581,7 @@ class Run:
         source, sink = self.playlist.opened.get(stream), self._sinks.get(stream)
         if sink is not None:
             sink.close(source.tail_packets if source is not None else ())
+            self._warn(stream, sink.warnings)  # a server may have been away
             # Only now: whatever interrupts the closing, an unfinished file is still ours to remove.
             del self._sinks[stream]
 

@@ -347,7 +347,10 @@ def summary(run: Run) -> list[str]:
     lines.append(f"busy: {busy}")
     lines.append("on: " + "; ".join(f"{stage} {on}" for stage, on in run.providers().items()))
     lines += _covered(run) + _remade(run)
-    lines += [f"written: {shown(output)}" for output in several(run.settings.output)]
+    lines += [
+        f"{'sent to' if isinstance(output, str) else 'written'}: {shown(output)}"
+        for output in several(run.settings.output)
+    ]
     lines += [f"written: {target}" for target in run.settings.data.values() if target != "-"]
     if run.playlist.failures:
         lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")

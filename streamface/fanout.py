@@ -43,7 +43,6 @@ class QueuedSink:
         on_drop: Callable[[int], None] | None = None,
     ) -> None:
         """on_written: called in the sink's thread after each frame. on_drop: with their number."""
-        self.warnings = sink.warnings
         self.dropped = 0
         """Frames that this sink did not get."""
         self._sink = sink
@@ -53,6 +52,11 @@ class QueuedSink:
         self._error: BaseException | None = None
         self._tail: tuple[Packet, ...] | None = None
         self._thread = threading.Thread(target=self._work, name=f"streamface-sink-{name}")
+
+    @property
+    def warnings(self) -> list[str]:
+        """The sink's own; there may be more after ``close``."""
+        return self._sink.warnings
 
     def write(self, frame: Frame) -> None:
         """Take a frame; never waits. Raises the error that the sink died of."""
@@ -126,9 +130,14 @@ class FanOut:
     def __init__(
         self, sinks: Sequence[Sink], *, on_failure: Callable[[SinkError], None] | None = None
     ) -> None:
-        self.warnings = [line for sink in sinks for line in sink.warnings]
+        self._all = list(sinks)
         self._sinks = list(sinks)
         self._on_failure = on_failure
+
+    @property
+    def warnings(self) -> list[str]:
+        """Those of all; there may be more after ``close``."""
+        return [line for sink in self._all for line in sink.warnings]
 
     def write(self, frame: Frame) -> None:
         """Write one frame to each. Raises SinkError."""

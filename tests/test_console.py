@@ -6,6 +6,7 @@ import io
 import itertools
 import time
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -40,7 +41,7 @@ def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
         providers=lambda: {"find": "OpenCV 5.0 CPU"},
         playlist=SimpleNamespace(inputs=names, failures={}, rates={}),
         at_once=False,
-        settings=SimpleNamespace(output="out.mp4", data={}),
+        settings=SimpleNamespace(output=Path("out.mp4"), data={}),
         warnings=[],
         stopping=False,
     )  # fmt: skip
