@@ -113,7 +113,11 @@ class FakeCuda:
     cudaStreamCaptureMode = SimpleNamespace(
         cudaStreamCaptureModeGlobal="global", cudaStreamCaptureModeThreadLocal="thread-local"
     )
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out")
+    cudaMemcpyKind = SimpleNamespace(
+        cudaMemcpyHostToDevice="in",
+        cudaMemcpyDeviceToHost="out",
+        cudaMemcpyDeviceToDevice="within",
+    )
 
     def __init__(self, devices=1, *, lazy=True):
         self.lock = threading.RLock()
@@ -312,7 +316,7 @@ class FakeCuda:
     @call
     def cudaMemcpyAsync(self, to, source, size_bytes, kind, handle):
         device = self.device
-        where = (device, None) if kind == "in" else (None, device)
+        where = {"in": (device, None), "out": (None, device), "within": (device, device)}[kind]
         self.at(to, size_bytes, where[0])
         self.at(source, size_bytes, where[1])
 

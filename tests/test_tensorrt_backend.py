@@ -556,6 +556,84 @@ def test_after_an_error_in_one_chunk_the_next_call_is_right():
     assert bench.left() == []
 
 
+# ---- crops that are on the device
+
+
+class OnDevice:
+    """What torch's tensors have of crops that lie on a GPU."""
+
+    dtype = "torch.uint8"
+
+    def __init__(self, bench, values, where=None):
+        self._bench, self._values = bench, values
+        self.shape = values.shape
+        self.waited = []
+        self._where = bench.device if where is None else where
+        self._address = None
+
+    def fill(self):
+        bench = self._bench
+        self._address = bench.cuda.cudaMalloc(self._values.nbytes)[1]
+        bench.cuda.at(self._address, self._values.nbytes, bench.device)[:] = self._values.ravel()
+        return self
+
+    def free(self):
+        self._bench.cuda.cudaFree(self._address)
+
+    def is_contiguous(self):
+        return True
+
+    def data_ptr(self):
+        return self._address
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, rows):
+        part = OnDevice(self._bench, self._values[rows])
+        part.waited = self.waited
+        part._address = self._address + rows.start * self._values[0].nbytes
+        return part
+
+    def __dlpack_device__(self):
+        return (2, self._where)
+
+    def __dlpack__(self, stream):
+        self.waited.append(stream)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("rtx", [True, False])
+def test_crops_on_the_device_are_answered_as_those_of_the_host(lazy, rtx):
+    bench = Bench(Model(largest=4), lazy=lazy, rtx=rtx)
+    backend = bench.open()
+    rng = np.random.default_rng(21)
+    for count in (1, 3, 4, 9, 16, 2):
+        values = crops_of(rng, count)
+        crops = OnDevice(bench, values).fill()
+        made = backend.run_tensor(crops)
+        assert all(map(np.array_equal, made, net(values)))
+        del made  # a view of pinned memory, which goes with the last of them
+        # Every part has the engine's stream wait for whoever made the crops.
+        assert len(crops.waited) == -(-count // 4)
+        assert set(crops.waited) <= set(bench.cuda.streams)
+        crops.free()
+        check(backend, rng, count)  # the host's way is as it was
+    backend.close()
+    assert bench.left() == []
+
+
+def test_crops_of_another_kind_or_place_are_refused():
+    bench = Bench()
+    backend = bench.open()
+    values = crops_of(np.random.default_rng(0), 2)
+    with pytest.raises(ValueError, match="contiguous on cuda:0"):
+        backend.run_tensor(OnDevice(bench, values, where=1))
+    with pytest.raises(ValueError, match="crops must be"):
+        backend.run_tensor(OnDevice(bench, values[:, :, 1:]))
+    backend.close()
+
+
 # ---- opening by flavour
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streamface.backends.device_crops import Crops
     from streamface.card import ModelCard
     from streamface.compute import Flavour
     from streamface.engines.flavour import EngineLog
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("streamface.engines")
 _CHUNKS: Final = 4  # how many of the engine's largest batches one call takes: enough to overlap
+_DLPACK_CUDA: Final = 2  # kDLCUDA
 _DTYPES: Final = {"UINT8": "uint8", "FLOAT": "float32"}
 """TensorRT's names of the types that an engine of ours has, to NumPy's."""
 
@@ -118,6 +120,32 @@ class TensorRtBackend:
         slot = self._slots[0]
         slot.start(values)
         return slot.wait()
+
+    def run_tensor(self, crops: Crops, *conditions: BatchF32) -> tuple[BatchF32, ...]:
+        """Return the outputs of crops that torch holds on this GPU; see backends.TensorBackend.
+
+        crops: (N, C, H, W) uint8, contiguous, as torch's current stream leaves them: their DLPack
+        makes this engine's stream wait for that one. Raises ValueError for others.
+        """
+        shape, kind = tuple(crops.shape), str(crops.dtype).removeprefix("torch.")
+        here = (_DLPACK_CUDA, self._cuda.device)
+        if not 1 <= shape[0] <= self.max_batch or shape[1:] != self._shape or kind != "uint8":
+            wanted = f"(1..{self.max_batch}, {', '.join(map(str, self._shape))}) uint8"
+            raise ValueError(f"crops must be {wanted}, not {shape} {kind}")
+        if not crops.is_contiguous() or tuple(crops.__dlpack_device__()) != here:
+            raise ValueError(f"crops must be contiguous on cuda:{self._cuda.device}")
+        engine = self._opened()
+        self._check_conditions(shape[0], conditions)
+        self._cuda.use()
+        slot, parts = self._slot(engine, 0), []
+        for start in range(0, shape[0], engine.largest):
+            rows = slice(start, start + engine.largest)
+            slot.start_resident(crops[rows], [value[rows] for value in conditions])
+            made = slot.wait()
+            parts.append([each.copy() for each in made] if shape[0] > engine.largest else made)
+        if len(parts) == 1:
+            return tuple(parts[0])
+        return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
     def close(self) -> None:
         """Free everything on the GPU."""
@@ -368,7 +396,7 @@ class _Slot:
         self._held = ExitStack()
         self._inputs: list[_Buffer] = []
         self._outputs: list[_Buffer] = []
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[tuple[int, bool], _Batch] = {}
         self._count = 0
         self._scratch = 0
         self._stream = 0
@@ -389,17 +417,34 @@ class _Slot:
 
     def start(self, values: Sequence[NDArray[Any]]) -> None:
         """Put a batch on the stream: one array an input, 1..largest rows each."""
-        count = len(values[0])
+        self._start(values, len(values[0]), resident=False)
+
+    def start_resident(self, crops: Crops, conditions: Sequence[NDArray[Any]]) -> None:
+        """Put a batch on the stream whose crops are on the device; rows beyond it keep old ones."""
+        crops.__dlpack__(stream=self._stream)  # the stream now waits for the one that made them
+        first, count = self._inputs[0], len(crops)
+        size_bytes = count * first.tensor.row_bytes
+        rows = self._rows(count)
+        if (rows, True) not in self._batches:
+            self.prepare(rows, resident=True)
+        self._cuda.copy_within(first.address, crops.data_ptr(), size_bytes, self._stream)
+        self._start(conditions, count, resident=True)
+
+    def _rows(self, count: int) -> int:
+        """Return the size of the smallest batch that holds so many rows."""
         sizes = self._engine.sizes
-        rows = sizes[bisect_left(sizes, count)]
-        batch = self._batches.get(rows) or self.prepare(rows)
-        for buffer, value in zip(self._inputs, values, strict=True):
+        return sizes[bisect_left(sizes, count)]
+
+    def _start(self, values: Sequence[NDArray[Any]], count: int, *, resident: bool) -> None:
+        rows = self._rows(count)
+        batch = self._batches.get((rows, resident)) or self.prepare(rows)
+        for buffer, value in zip(self._inputs[resident:], values, strict=True):
             buffer.host[:count] = value
             if count < rows:
                 buffer.host[count:rows] = 0
         self._count = count
         if batch.graph is None:
-            self._issue(batch.context, rows)
+            self._issue(batch.context, rows, resident=resident)
         else:
             self._cuda.launch(batch.graph, self._stream)
 
@@ -408,17 +453,20 @@ class _Slot:
         self._cuda.synchronize(self._stream)
         return tuple(each.host[: self._count] for each in self._outputs)
 
-    def prepare(self, rows: int) -> _Batch:
-        """Make a size of batch ready, if it is not; overwrites the outputs."""
-        if rows in self._batches:
-            return self._batches[rows]
+    def prepare(self, rows: int, *, resident: bool = False) -> _Batch:
+        """Make a size of batch ready, if it is not; overwrites the outputs.
+
+        resident: for crops that are on the device already.
+        """
+        if (rows, resident) in self._batches:
+            return self._batches[rows, resident]
         context = self._bound_context(rows)
         # TensorRT puts off some of its work, allocations too, to the first run: never in a capture.
-        self._issue(context, rows)
+        self._issue(context, rows, resident=resident)
         self._cuda.synchronize(self._stream)
-        graph = self._captured(context, rows)
-        batch = self._batches[rows] = _Batch(rows, context, graph)
-        self._held.callback(self._batches.pop, rows)
+        graph = self._captured(context, rows, resident=resident)
+        batch = self._batches[rows, resident] = _Batch(rows, context, graph)
+        self._held.callback(self._batches.pop, (rows, resident))
         if graph is not None:
             self._held.callback(self._cuda.free_graph, graph)
         return batch
@@ -459,7 +507,7 @@ class _Slot:
                 raise words.refused(f"the address of {each.tensor.name}")
         return context
 
-    def _captured(self, context: Any, rows: int) -> int | None:
+    def _captured(self, context: Any, rows: int, *, resident: bool) -> int | None:
         """Return a CUDA graph of ``_issue``, or None, told, where the engine cannot be captured.
 
         A refusal inside the capture is an error all the same: the graph would leave out the net
@@ -470,17 +518,19 @@ class _Slot:
             self._tell_no_graph(rows, "TensorRT says that the engine cannot be captured")
             return None
         try:
-            return self._cuda.capture(self._stream, lambda: self._issue(context, rows))
+            return self._cuda.capture(
+                self._stream, lambda: self._issue(context, rows, resident=resident)
+            )
         except CudaError as exc:
             if not exc.in_capture:
                 raise
             self._tell_no_graph(rows, str(exc))
             return None
 
-    def _issue(self, context: Any, rows: int) -> None:
+    def _issue(self, context: Any, rows: int, *, resident: bool) -> None:
         """Put the copies in, the net and the copies out on the stream."""
         cuda, stream = self._cuda, self._stream
-        for each in self._inputs:
+        for each in self._inputs[resident:]:  # crops on the device were copied before
             cuda.copy_in(each.address, each.host_address, rows * each.tensor.row_bytes, stream)
         if not context.execute_async_v3(stream):
             raise self._engine.words.refused(f"to run a batch of {rows}")

@@ -118,6 +118,11 @@ class Cuda:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._checked(self._runtime.cudaMemcpyAsync, address, host, size_bytes, kind, stream)
 
+    def copy_within(self, to: int, address: int, size_bytes: int, stream: int) -> None:
+        """Put a copy from one place on the device to another on the stream."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._checked(self._runtime.cudaMemcpyAsync, to, address, size_bytes, kind, stream)
+
     def copy_out(self, host: int, address: int, size_bytes: int, stream: int) -> None:
         """Put a copy from the device to pinned memory at the address ``host`` on the stream."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
