@@ -400,7 +400,7 @@ def test_an_hls_playlist_ends_when_it_is_closed(tmp_path):
         return send(handler, "video/mp2t", (tmp_path / name).read_bytes())
 
     with WebServer(answer) as server:
-        network = replace(QUICK, read_timeout_s=1)
+        network = replace(QUICK, read_timeout_s=10)
         source = open_url(server.url("/live.m3u8"), network)
         assert source.info.is_live
         frames = []
