@@ -102,9 +102,9 @@ class InventWeights:
     gender: float = 0.05
     critic: float = 0.25
     codes: float = 0.2
-    apart: float = 0.2
+    apart: float = 0.35
     """Reward for looking unlike the face whose thumbnail it was."""
-    twins: float = 0.3
+    twins: float = 0.5
     """Reward for two keys that make two different faces of one thumbnail."""
 
 
