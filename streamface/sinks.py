@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import av
@@ -379,12 +380,13 @@ def plan_outputs(output: Path, inputs: Sequence[Input]) -> list[Path]:
 def _output_name(each: Input) -> str:
     from streamface.sources import IMAGE_SUFFIXES as READABLE_IMAGES
 
-    if each.path is None:
+    path = PurePosixPath(each.location) if each.kind == "object" else each.path
+    if path is None:
         return "".join(c if c.isalnum() else "_" for c in each.name).strip("_") + ".mp4"
-    suffix = each.path.suffix.lower()
+    suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIX_CODECS or suffix in IMAGE_SUFFIXES:
-        return each.path.name
-    return each.path.stem + (".png" if suffix in READABLE_IMAGES else ".mp4")
+        return path.name
+    return path.stem + (".png" if suffix in READABLE_IMAGES else ".mp4")
 
 
 def open_sink(target: Path, info: StreamInfo, options: VideoOptions) -> Sink:

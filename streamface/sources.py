@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from streamface.decode import Damage, MediaSource, ReadOptions, StreamInfo
     from streamface.reconnect import SourceEvent
+    from streamface.storage import Readable
 
 _log = logging.getLogger(__name__)
 
 DEMO: Final = "demo"
 PORTRAIT: Final = "demo:portrait"
 """The demo with the photograph of a real face instead of generated ones."""
-Kind = Literal["demo", "file", "camera", "url"]
+Kind = Literal["demo", "file", "camera", "url", "object"]
 
 VIDEO_SUFFIXES: Final = frozenset(
     ".3g2 .3gp .asf .avi .divx .flv .gif .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mjpg .mkv "
@@ -40,6 +41,9 @@ VIDEO_SUFFIXES: Final = frozenset(
 IMAGE_SUFFIXES: Final = frozenset(".avif .bmp .jpeg .jpg .jxl .png .tif .tiff .webp".split())
 
 _GONE: Final = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENODEV})
+_MASKED: Final = r"(?i)([^=&]*(?:pass|pwd|token|key|secret|sig|auth|cred)[^=&]*)=[^&]*"
+OBJECT_SCHEMES: Final = frozenset({"s3", "gs", "gcs", "az", "abfs", "abfss"})
+"""Of stores that FFmpeg cannot read by itself."""
 _LIVE_SCHEMES: Final = frozenset({"rtmp", "rtmps", "rtp", "udp", "srt", "tcp"})
 
 
@@ -48,6 +52,7 @@ class Input:
     """One thing to open."""
 
     kind: Kind
+    """An "object" lies in a store (``storage``), and is fetched in ranges as it is read."""
     location: str
     name: str
     """Fit to show and to log: passwords are masked."""
@@ -101,17 +106,17 @@ def _redacted_url(location: str) -> str:
         return location.split("://", 1)[0] + "://***"
     host = parts.netloc.rpartition("@")[2]
     netloc = f"***@{host}" if "@" in parts.netloc else parts.netloc
-    query = re.sub(r"(?i)([^=&]*(?:pass|pwd|token|key|secret|sig|auth)[^=&]*)=[^&]*", r"\1=***",
-                   parts.query)  # fmt: skip
+    query = re.sub(_MASKED, r"\1=***", parts.query)
     return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
 
 
 def find_inputs(source: str) -> list[Input]:
     """Return what ``source`` names, in natural order; never empty.
 
-    ``demo`` or ``demo:portrait``; digits, ``camera:NAME`` or ``/dev/…``: a camera; ``scheme://…``:
-    a URL; an existing file; a folder: the videos and images in it; else a glob pattern. Raises
-    SourceError where nothing is found, UsageError where ``source`` is empty.
+    ``demo`` or ``demo:portrait``; digits, ``camera:NAME`` or ``/dev/…``: a camera; ``s3://…``,
+    ``gs://…``, ``az://…``: an object, or all videos and images below a prefix; another
+    ``scheme://…``: a URL; an existing file; a folder: the videos and images in it; else a glob
+    pattern. Raises SourceError where nothing is found, UsageError where ``source`` is empty.
     """
     if not source.strip():
         raise UsageError("--source is empty; give a file, a folder, a camera number or a URL")
@@ -122,10 +127,11 @@ def find_inputs(source: str) -> list[Input]:
     is_device = source.startswith("/dev/") and Path(source).exists()
     if is_device or source.startswith(cameras.PREFIX):
         return [Input("camera", source, source)]
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
-        if source.startswith("file://"):
-            return find_inputs(source.removeprefix("file://"))
-        return [Input("url", source, redacted(source))]
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+(?=://)", source)
+    if scheme is not None and scheme[0] != "file":
+        is_object = scheme[0].lower() in OBJECT_SCHEMES
+        return _find_objects(source) if is_object else [Input("url", source, redacted(source))]
+    source = source.removeprefix("file://")
     return [Input("file", str(path), str(path)) for path in _find_files(source)]
 
 
@@ -150,7 +156,19 @@ def _find_files(source: str) -> list[Path]:
     return sorted(matches, key=_natural)
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def _find_objects(source: str) -> list[Input]:
+    from streamface import storage
+
+    known = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    found = [each.location for each in storage.store_for(source).list(source)]
+    if found != [source]:
+        found = [each for each in found if PurePosixPath(each).suffix.lower() in known]
+    if not found:
+        raise SourceError(f"no video or image below {redacted(source)}")
+    return [Input("object", each, redacted(each)) for each in sorted(found, key=_natural)]
+
+
+def _natural(path: Path | str) -> list[tuple[int, int, str]]:
     """Sort key under which frame2 comes before frame10."""
     parts = re.split(r"(\d+)", str(path).lower())
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
@@ -184,7 +202,7 @@ def open_source(
         way = _Way(platform, camera or CameraOptions(), how, opener)
         return _open_once(what, options, stream, way)
 
-    if network is None or what.kind == "file":
+    if network is None or what.kind in {"file", "object"}:
         return once(options)
     from streamface.reconnect import open_lasting
 
@@ -222,7 +240,7 @@ def _open_once(what: Input, options: ReadOptions, stream: int, way: _Way) -> Med
 
 def _open_container(
     what: Input,
-    ways: list[tuple[str, dict[str, Any]]],
+    ways: list[tuple[str | Readable, dict[str, Any]]],
     hwaccel: str | None,
     way: _Way,
 ) -> Any:
@@ -259,7 +277,7 @@ def _pyav_major() -> int:
     return int(av.__version__.split(".", 1)[0])
 
 
-def _ways_to_open(what: Input, way: _Way) -> list[tuple[str, dict[str, Any]]]:
+def _ways_to_open(what: Input, way: _Way) -> list[tuple[str | Readable, dict[str, Any]]]:
     """Return what to open and with which arguments, best way first."""
     # PyAV's time-outs interrupt whatever FFmpeg waits for, under whichever name a protocol has
     # an option of its own for that.
@@ -275,6 +293,10 @@ def _ways_to_open(what: Input, way: _Way) -> list[tuple[str, dict[str, Any]]]:
     if what.kind == "url":
         how = way.network.ffmpeg_options(what.location)
         return [(what.location, {"options": how, "timeout": timeout})]
+    if what.kind == "object":
+        from streamface import storage
+
+        return [(storage.store_for(what.location).open(what.location), {})]
     # "file:" keeps FFmpeg from reading a colon or a % in a name as a protocol or a pattern.
     return [(f"file:{what.location}", {})]
 
@@ -302,7 +324,7 @@ def _cannot_open(what: Input, exc: BaseException, network: NetworkOptions, waite
         reason = f"this build of FFmpeg does not speak {scheme}"
     if what.kind == "camera":
         return f"cannot open {what.name}: {reason}; is a camera connected and free?"
-    if what.kind == "file" and "Invalid data" in reason:
+    if what.kind in {"file", "object"} and "Invalid data" in reason:
         reason += " (not a video or image, or damaged at its start)"
     return f"cannot open {what.name}: {redacted(' '.join(reason.split()))}"
 
