@@ -72,9 +72,22 @@ class Run:
     outputs.
     """
 
-    def __init__(self, settings: Settings, *, opener: Callable[..., Source] | None = None) -> None:
-        """Open all that a run needs; ``opener`` stands in for ``sources.open_source``."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        opener: Callable[..., Source] | None = None,
+        find: Stage[Frame] | None = None,
+        to_sink: Callable[[Path, StreamInfo, VideoOptions], Sink] = open_sink,
+    ) -> None:
+        """Open all that a run needs.
+
+        opener: stands in for ``sources.open_source``. find: gives frames their faces and what is
+        read in them, instead of the detector and the nets. to_sink: stands in for ``open_sink``.
+        """
         self.settings = settings
+        self._find = find
+        self._to_sink = to_sink
         self.tally = Tally()
         self.warnings: list[str] = []
         self.stopping = False
@@ -147,7 +160,7 @@ class Run:
         shown = playlist.inputs if self.at_once else playlist.inputs[:1]
         infos = [getattr(playlist.opened.get(n), "info", first) for n in range(len(shown))]
         streams = [(each.name, info) for each, info in zip(shown, infos, strict=True)]
-        header, video = self._header(), _video_options(settings)
+        header, video = self._header(), video_options(settings)
         audience = Audience(self, settings, streams, header=header, video=video)
         cleanup.callback(audience.close)
         return audience
@@ -201,28 +214,16 @@ class Run:
         return models
 
     def _open_data(self) -> None:
-        from streamface import datasinks
+        from streamface.datasinks import open_data_sink
 
         if not self.settings.data:
             return
         header, overwrite = self._header(), self.settings.overwrite
+        shift_s = self._output_shift_s()
         for kind, target in self.settings.data.items():
-            if target == "-" and kind != "jsonl":
-                raise UsageError(f"--save-{kind} cannot go to stdout; only --save-jsonl - can")
-            path = None if target == "-" else Path(target)
-            if kind == "jsonl":
-                self._data.append(datasinks.JsonlSink(path, header, overwrite=overwrite))
-            elif kind == "csv":
-                self._data.append(datasinks.CsvSink(path, header, overwrite=overwrite))
-            elif kind == "parquet":
-                self._data.append(datasinks.ParquetSink(path, header, overwrite=overwrite))
-            elif kind == "vtt":
-                sink = datasinks.VttSink(
-                    path, header, overwrite=overwrite, shift_s=self._output_shift_s()
-                )
-                self._data.append(sink)
-            else:
-                raise UsageError(f"unknown kind of data '{kind}'; use jsonl, csv, parquet, vtt")
+            self._data.append(
+                open_data_sink(kind, target, header, overwrite=overwrite, shift_s=shift_s)
+            )
 
     def _header(self) -> dict[str, Json]:
         from streamface import records
@@ -241,11 +242,11 @@ class Run:
     def _open_sink(self, info: StreamInfo, stream: int) -> None:
         if not self._targets:
             return
-        options = _video_options(self.settings)
+        options = video_options(self.settings)
         sinks: list[Sink] = []
         with ExitStack() as undo:
             for target in self._targets[stream]:
-                sink = _opened_sink(target, info, options, self.settings.segment_s)
+                sink = _opened_sink(target, info, options, self.settings.segment_s, self._to_sink)
                 undo.callback(sink.abort)
                 if self.is_live:
                     sink = self._queued(sink, stream, target)
@@ -280,8 +281,9 @@ class Run:
         from streamface.smoothing import SmoothingSettings
 
         settings = self.settings
-        self._find = FindFaces(self._tracker_maker())
-        stages: list[Stage[Frame]] = [self._find]
+        finder = FindFaces(self._tracker_maker()) if self._find is None else None
+        self._finder = finder
+        stages: list[Stage[Frame]] = [step for step in (self._find, finder) if step is not None]
         if self._models:
             how = ClassifySettings(
                 emotion_every=settings.classify_every,
@@ -338,7 +340,8 @@ class Run:
     def _turn_knobs(self, imgsz: int, every: int, rarer: int) -> None:
         """Set how much is done from the next frame on."""
         self._detector.imgsz = imgsz
-        self._find.detect_every = every
+        if self._finder is not None:
+            self._finder.detect_every = every
         if self._classifier is not None:
             self._classifier.rarer = rarer
 
@@ -688,9 +691,13 @@ def open_detector(settings: Settings) -> YuNetDetector:
 
 
 def _opened_sink(
-    target: Path | str, info: StreamInfo, options: VideoOptions, segment_s: float | None
+    target: Path | str,
+    info: StreamInfo,
+    options: VideoOptions,
+    segment_s: float | None,
+    to_sink: Callable[[Path, StreamInfo, VideoOptions], Sink],
 ) -> Sink:
-    """Open what writes to a target. Raises UsageError, SinkError."""
+    """Open what writes to a target; to_sink: what opens a file. Raises UsageError, SinkError."""
     if isinstance(target, str) or target.suffix.lower() == _HLS:
         from streamface.push import open_live_sink
 
@@ -699,7 +706,7 @@ def _opened_sink(
         from streamface.segments import SegmentSink
 
         return SegmentSink(target, info, options, seconds=segment_s)
-    return open_sink(target, info, options)
+    return to_sink(target, info, options)
 
 
 def _opener(settings: Settings, on_event: Callable[[SourceEvent], None]) -> Callable[..., Source]:
@@ -731,7 +738,8 @@ def _read_options(settings: Settings) -> ReadOptions:
     )
 
 
-def _video_options(settings: Settings) -> VideoOptions:
+def video_options(settings: Settings) -> VideoOptions:
+    """Return how the settings want video to be written."""
     covered = settings.anonymize is not None
     comment = None
     if covered:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeAlias
 
 from streamface import records
@@ -27,7 +28,6 @@ from streamface.frame import EMOTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from streamface.frame import Emotion, Frame
     from streamface.records import Cell, Json
@@ -54,6 +54,33 @@ class DataSink(Protocol):
 
     def abort(self) -> None:
         """Remove what was written; does nothing after ``close``."""
+
+
+def open_data_sink(
+    kind: str,
+    target: str,
+    header: Mapping[str, Json],
+    *,
+    overwrite: bool = False,
+    shift_s: float = 0.0,
+) -> DataSink:
+    """Open the sink of one kind (jsonl, csv, parquet, vtt); "-" as target is stdout, for jsonl.
+
+    shift_s: how much earlier the video is that captions go with. Raises UsageError, SinkError.
+    """
+    if target == "-" and kind != "jsonl":
+        raise UsageError(f"--save-{kind} cannot go to stdout; only --save-jsonl - can")
+    path = None if target == "-" else Path(target)
+    if kind == "vtt":
+        return VttSink(path, header, overwrite=overwrite, shift_s=shift_s)
+    kinds: dict[str, type[JsonlSink | CsvSink | ParquetSink]] = {
+        "jsonl": JsonlSink,
+        "csv": CsvSink,
+        "parquet": ParquetSink,
+    }
+    if kind not in kinds:
+        raise UsageError(f"unknown kind of data '{kind}'; use jsonl, csv, parquet, vtt")
+    return kinds[kind](path, header, overwrite=overwrite)
 
 
 class _TextOutput:
