@@ -357,12 +357,8 @@ class MediaSource:
     def _demux(self) -> Iterator[Packet]:
         return self._container.demux([self._video, *self._copied])
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        yield from self._pictures()
-        self.exhausted = True
-
-    def _pictures(self) -> Iterator[av.VideoFrame]:
-        seen_s = time.monotonic()
+    def _demux_safely(self) -> Iterator[Packet]:
+        """Yield packets up to the end, or to what cannot be read."""
         while True:
             try:
                 packet = next(self._packets, None)
@@ -371,12 +367,24 @@ class MediaSource:
                 return
             if packet is None:
                 return
+            yield packet
+
+    def _keep(self, packet: Packet) -> None:
+        if packet.size and (packet.dts is not None or packet.pts is not None):
+            self._pending.append(packet)
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        yield from self._pictures()
+        self.exhausted = True
+
+    def _pictures(self) -> Iterator[av.VideoFrame]:
+        seen_s = time.monotonic()
+        for packet in self._demux_safely():
             if self._silence_s is not None and time.monotonic() - seen_s > self._silence_s:
                 self.damage.ended_early = f"no picture came for {self._silence_s:g} s"
                 return
             if packet.stream is not self._video:
-                if packet.size and (packet.dts is not None or packet.pts is not None):
-                    self._pending.append(packet)
+                self._keep(packet)
                 continue
             self._discarded += packet.is_discard
             frames = self._pictures_of(packet)
@@ -398,6 +406,14 @@ class MediaSource:
         if frames:
             self._refused_key_frames = 0
         return frames
+
+    def copied_packets(self) -> Iterator[Packet]:
+        """Yield the packets of the copied streams, decoding no picture; instead of iterating."""
+        yield from self._take_packets()
+        for packet in self._demux_safely():
+            if packet.stream is not self._video:
+                self._keep(packet)
+                yield from self._take_packets()
 
     def _note_clock(self) -> None:
         self.damage.times_made, self.damage.times_moved = self._clock.missing, self._clock.moved

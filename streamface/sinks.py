@@ -24,7 +24,7 @@ from streamface.errors import SinkError, UsageError
 from streamface.pixels import to_av
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from collections.abc import Set as AbstractSet
     from fractions import Fraction
     from pathlib import Path
@@ -91,16 +91,19 @@ class Encoding:
         codec: str,
         *,
         known: AbstractSet[str] | None = None,
+        encode: Callable[[av.VideoFrame | None], None] | None = None,
     ) -> None:
         """Add the streams; nothing is written yet.
 
         what: the kind of output, as "a .mp4 file". known: the codecs it can carry; None: ask it.
+        encode: what is done with pictures, and at the end with None; None: ``encode_and_mux``.
         Raises UsageError where ``codec`` does not fit.
         """
         self.container = container
+        self._encode = encode or self.encode_and_mux
         self.warnings: list[str] = []
         self._what = what
-        self._info = info
+        self.info = info
         self._even = needs_even_size(codec)
         if known is None:
             known = container.supported_codecs
@@ -111,7 +114,7 @@ class Encoding:
             container.metadata.update(info.metadata)
         if options.comment is not None:
             container.metadata["comment"] = options.comment
-        self._stream = self._add_video(codec, settings, metadata=options.metadata)
+        self.stream = self._add_video(codec, settings, metadata=options.metadata)
         self._copies: dict[int, Any] = {}
         self._transcoders: dict[int, AudioTranscoder] = {}
         for source in info.copied if options.audio else ():
@@ -120,7 +123,7 @@ class Encoding:
             container.set_chapters(list(info.chapters))
 
     def _add_video(self, codec: str, settings: dict[str, str], *, metadata: bool) -> av.VideoStream:
-        info = self._info
+        info = self.info
         width, height = info.size_px
         # SVT-AV1 describes itself on stderr, unless told to name errors only.
         os.environ.setdefault("SVT_LOG", "1")
@@ -175,20 +178,30 @@ class Encoding:
     def write(self, frame: Frame) -> None:
         """Encode one frame; its planes must have the size of the source's first frame."""
         picture = to_av(frame.planes, even=self._even)
-        picture.pts = frame.pts - self._info.shift
+        picture.pts = frame.pts - self.info.shift
         picture.time_base = frame.time_base
-        picture.colorspace = self._info.tags.space
-        picture.color_range = self._info.tags.range
+        picture.colorspace = self.info.tags.space
+        picture.color_range = self.info.tags.range
         if frame.duration and hasattr(picture, "duration"):
             picture.duration = frame.duration
-        self._mux_packets(frame.packets)
-        self.container.mux(self._stream.encode(picture))
+        self.mux_packets(frame.packets)
+        self._encode(picture)
 
     def begin_at(self, pts: int) -> None:
         """Let the output's time 0 be this time of the source; to be called before ``write``."""
-        self._info = replace(self._info, shift=pts)
+        self.info = replace(self.info, shift=pts)
 
-    def _mux_packets(self, packets: Iterable[Packet]) -> None:
+    def encode_and_mux(self, picture: av.VideoFrame | None) -> None:
+        """Encode a picture, or what the encoder holds back at the end, into the container."""
+        self.container.mux(self.stream.encode(picture))
+
+    @property
+    def copies(self) -> bool:
+        """Whether anything goes along with the pictures."""
+        return bool(self._copies or self._transcoders)
+
+    def mux_packets(self, packets: Iterable[Packet]) -> None:
+        """Add packets of sound and subtitles, as the source gave them."""
         for packet in packets:
             index = packet.stream_index
             if index in self._transcoders:
@@ -217,17 +230,17 @@ class Encoding:
         copied.is_keyframe = packet.is_keyframe
         for side_data in packet.iter_sidedata():
             copied.set_sidedata(side_data, move=True)
-        if self._info.shift and copied.pts is not None and copied.dts is not None:
-            base: Fraction = self._info.time_base
-            ticks = round(self._info.shift * base / copied.time_base)
+        if self.info.shift and copied.pts is not None and copied.dts is not None:
+            base: Fraction = self.info.time_base
+            ticks = round(self.info.shift * base / copied.time_base)
             copied.pts -= ticks
             copied.dts -= ticks
         return copied
 
     def finish(self, tail_packets: Sequence[Packet] = ()) -> None:
         """Flush the encoder, write the trailer and close the container."""
-        self._mux_packets(tail_packets)
-        self.container.mux(self._stream.encode(None))
+        self.mux_packets(tail_packets)
+        self._encode(None)
         for transcoder in self._transcoders.values():
             self.container.mux(list(transcoder.packets(None)))
         self.container.close()
@@ -263,7 +276,9 @@ class VideoSink:
                 # Its muxer has no list of codecs that could be asked.
                 known = MPEGTS_CODECS if container.format.name == "mpegts" else None
                 what = f"a {target.suffix} file"
-                self._encoding = Encoding(container, what, info, options, codec, known=known)
+                self._encoding = Encoding(
+                    container, what, info, options, codec, known=known, encode=self._encode
+                )
             except BaseException:
                 close_quietly(container)
                 raise
@@ -284,6 +299,10 @@ class VideoSink:
                 raise
             known = " ".join(VIDEO_SUFFIX_CODECS)
             raise UsageError(f"cannot write a {suffix} video; use one of {known}") from exc
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        """Encode a picture, or what the encoder holds back at the end."""
+        self._encoding.encode_and_mux(picture)
 
     def begin_at(self, pts: int) -> None:
         """Let the file's time 0 be this time of the source; to be called before ``write``."""

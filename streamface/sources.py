@@ -183,6 +183,7 @@ def open_source(
     network: NetworkOptions | None = None,
     on_event: Callable[[SourceEvent], None] | None = None,
     opener: Callable[..., Any] | None = None,
+    make: Callable[..., MediaSource] | None = None,
     platform: str = sys.platform,
 ) -> Source:
     """Open one input and decode its first picture. Raises SourceError, one line.
@@ -190,7 +191,8 @@ def open_source(
     Where ``options`` name a GPU to decode on, an input that it cannot decode is such an error.
     camera: size and rate to ask a camera for. network: how URLs are opened; given, it makes live
     sources and cameras come back after they are lost (``reconnect``). on_event: told of that.
-    opener: stands in for ``av.open`` in tests, as ``platform`` does for ``sys.platform``.
+    opener: stands in for ``av.open`` in tests, as ``platform`` does for ``sys.platform``. make:
+    stands in for ``MediaSource``, of an input that has an end.
     """
     if what.kind == "demo":
         if options.hwaccel is not None:
@@ -199,7 +201,7 @@ def open_source(
     how = network or NetworkOptions()
 
     def once(options: ReadOptions) -> MediaSource:
-        way = _Way(platform, camera or CameraOptions(), how, opener)
+        way = _Way(platform, camera or CameraOptions(), how, opener, make)
         return _open_once(what, options, stream, way)
 
     if network is None or what.kind in {"file", "object"}:
@@ -217,10 +219,10 @@ class _Way:
     camera: CameraOptions
     network: NetworkOptions
     opener: Callable[..., Any] | None
+    make: Callable[..., MediaSource] | None
 
 
 def _open_once(what: Input, options: ReadOptions, stream: int, way: _Way) -> MediaSource:
-
     from streamface.decode import MediaSource
 
     ways = _ways_to_open(what, way)
@@ -230,6 +232,8 @@ def _open_once(what: Input, options: ReadOptions, stream: int, way: _Way) -> Med
     is_live = what.kind == "camera" or (what.kind == "url" and _is_live(what.location, container))
     silence_s = way.network.read_timeout_of(what.location) if is_live else None
     try:
+        if way.make is not None:
+            return way.make(container, what.name, options, is_live=is_live, stream=stream)
         return MediaSource(
             container, what.name, options, is_live=is_live, stream=stream, silence_s=silence_s
         )
