@@ -6,6 +6,7 @@
     ├── SinkError                an output cannot be opened or written  (exit code 1)
     ├── ModelError               a model file or card is missing, altered or malformed
     ├── BackendUnavailable       a requested runtime is not installed or cannot run here
+    ├── SplitError               segments of a long file do not fit together; it must be done whole
     └── StageError               a pipeline stage failed; names the stage and the frame
 
 Misuse of the Python API (a wrong shape, a wrong type) is a plain ValueError or TypeError. Errors
@@ -41,6 +42,10 @@ class ModelError(StreamfaceError):
 
 class BackendUnavailable(StreamfaceError):  # noqa: N818 - a state, not a fault
     """A runtime that was asked for by name is not installed or cannot run on this machine."""
+
+
+class SplitError(StreamfaceError):
+    """Segments of a long file do not fit together: it must be done whole."""
 
 
 class StageError(StreamfaceError):

@@ -1,6 +1,7 @@
 """What a frame says, as plain data: the schema of every data file (docs/DATA.md describes it).
 
-Pure functions from ``Frame`` to JSON-ready values and flat rows; ``datasinks`` writes them.
+Pure functions from ``Frame`` to JSON-ready values and flat rows, and back; ``datasinks`` writes
+them.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from itertools import chain
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from streamface.frame import EMOTIONS, GENDERS, LANDMARKS
+from streamface.frame import EMOTIONS, GENDERS, LANDMARKS, Emotion, Face, Gender
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamface.frame import Emotion, Face, Frame
+    from streamface.frame import Frame
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Cell: TypeAlias = int | float | str | None
@@ -125,6 +126,38 @@ def _face_record(face: Face) -> dict[str, Json]:
         "gender_prob": _rounded(gender.prob, _PROB_DIGITS) if gender else None,
         "covered_by": face.covered_by,
     }
+
+
+def read_faces(record: Mapping[str, Any]) -> tuple[Face, ...]:
+    """Return the faces of a ``frame_record``, to the digits that it was rounded to."""
+    return tuple(_read_face(each) for each in record["faces"])
+
+
+def _read_face(record: Mapping[str, Any]) -> Face:
+    emotion = gender = None
+    if record["emotion"] is not None:
+        probs, smoothed = record["emotion_probs"], record["emotion_smoothed"]
+        emotion = Emotion(record["emotion"], _array(probs.values()), _array(smoothed.values()))
+    if record["gender"] is not None:
+        gender = Gender(record["gender"], _number(record["gender_prob"]))
+    x0, y0, x1, y1 = (_number(each) for each in record["box"])
+    return Face(
+        (x0, y0, x1, y1),
+        np.stack([_array(point) for point in record["landmarks"]]),
+        _number(record["score"]),
+        -1 if record["track_id"] is None else record["track_id"],
+        record["covered_by"],
+        emotion,
+        gender,
+    )
+
+
+def _array(values: Iterable[float | None]) -> NDArray[np.float32]:
+    return np.array([_number(value) for value in values], np.float32)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def face_rows(frame: Frame, source: str) -> Iterator[tuple[Cell, ...]]:

@@ -159,6 +159,11 @@ class Encoding:
         opened: av.VideoStream = stream
         return opened
 
+    @property
+    def copies(self) -> bool:
+        """Whether anything goes along with the pictures."""
+        return bool(self._copies or self._transcoders)
+
     def _add_copied(self, source: Any, known: AbstractSet[str]) -> None:
         name = source.codec_context.codec.canonical_name
         if not known or name in known:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
-Readable: TypeAlias = io.RawIOBase | io.BufferedIOBase
+Readable: TypeAlias = io.RawIOBase | io.BufferedReader
 """A seekable file opened for reading bytes."""
 
 _PACKAGES: Final = {
@@ -151,6 +151,12 @@ def store_for(location: str, patience: Patience | None = None) -> Store:
         known = " ".join(f"{each}://" for each in _PACKAGES)
         raise UsageError(f"cannot list or write {scheme}:// locations; use a path or {known}")
     return ObjectStore(location, patience or Patience())
+
+
+def opened(location: str) -> io.BufferedReader:
+    """Open a file in any store for reading, buffered. Raises SourceError, UsageError."""
+    file = store_for(location).open(location)
+    return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
 
 
 def under(location: str, name: str) -> str:

@@ -24,6 +24,7 @@ HEAVY = tuple("torch tensorrt cv2 numba av onnxruntime rich PIL pyarrow aiohttp"
 ROWS = (
     ("__main__",),
     ("cli", "console", "doctor"),
+    ("batch",),
     ("app", "api"),
     ("stages", "playlist", "gather"),
     None,
@@ -117,7 +118,7 @@ def test_some_doors_stay_shut(module):
     imports = set(imported_by(MODULES[module]))
     if name != "__main__":
         assert "cli" not in imports
-    if top not in ("cli", "api", "console", "evaluation"):
+    if top not in ("cli", "api", "console", "batch", "evaluation"):
         assert "app" not in imports
     if top not in OFFLINE:
         assert not {each.split(".")[0] for each in imports} & set(OFFLINE)

@@ -1,0 +1,1 @@
+"""Many files on many workers, and one long file on many."""

@@ -1,0 +1,503 @@
+"""One long file in segments: where it may be cut, and the work on each segment.
+
+A file is cut at key frames, found by demuxing alone. Each segment is worked on twice, anywhere:
+``find_segment`` finds faces and reads them, beginning some seconds early so that tracks and
+smoothing have settled where the segment begins; ``draw_segment`` covers, re-makes, paints and
+encodes, once ``join.stitch`` has given every track its number in the whole file, since that number
+is painted too. Decoding twice costs a tenth of the work or less. ``join.join`` makes the outputs.
+
+The driver's part is ``join.run_split``: two rounds of tasks that need not know of each other.
+
+What a cut may go wrong in is checked, not assumed: the frames that two neighbours both decoded are
+compared to the bit, and every segment must have the pictures that the plan counted on.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zlib
+from bisect import bisect_left, bisect_right
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from io import TextIOWrapper
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+
+from streamface.app import Run
+from streamface.batch.packets import PacketSink, delay_of
+from streamface.decode import IMAGE_FORMATS, MediaSource, ReadOptions
+from streamface.errors import SourceError, SplitError
+from streamface.records import read_faces
+from streamface.settings import SYNTH, detect_every
+from streamface.sinks import plan_outputs
+from streamface.sources import find_inputs, open_source
+from streamface.storage import opened, store_for, under
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from fractions import Fraction
+
+    from streamface.frame import Face, Frame, Packet
+    from streamface.records import Json
+    from streamface.settings import Settings
+    from streamface.sources import Input, Source
+
+WARM_UP_S: Final = 5.0
+"""Worked on before a segment begins: a track waits 1.5 s for a face, a cover lingers for 1 s,
+smoothing has a time constant of 0.25 s, and a gender has had its first five looks after 1 s."""
+# What --split auto cuts into: long enough that the warm-up is a few per cent of the work.
+_SHORTEST_S: Final = 120.0
+_LONGEST_S: Final = 900.0
+# A seek may land late where a container has no index; then it is tried from further ahead.
+_SEEK_BACK_S: Final = (0.0, 1.0, 5.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The frames of one stretch, by their presentation times in ticks."""
+
+    number: int
+    start_pts: int
+    end_pts: int | None
+    """The first frame that is not its own; None: it reaches to the end."""
+    first: int
+    """How many pictures the file has before ``start_pts``."""
+    pictures: int
+    warm_pts: int
+    """The first frame that is worked on, though not written."""
+    warm_first: int
+    """How many pictures the file has before ``warm_pts``."""
+    key_pts: int | None
+    """The key frame that decoding begins at; None: at the beginning of the file."""
+
+    def holds(self, pts: int) -> bool:
+        """Whether a frame is the segment's own."""
+        return pts >= self.start_pts and (self.end_pts is None or pts < self.end_pts)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPlan:
+    """How a file is cut; what its tasks need to know, and can be pickled."""
+
+    settings: Settings
+    time_base: Fraction
+    segments: tuple[Segment, ...]
+    """In order; together they are the whole file."""
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the file has."""
+        return sum(segment.pictures for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A file that is not cut."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What ``find_segment`` leaves: rows in the folder, and how to check the seams."""
+
+    number: int
+    header: dict[str, Json]
+    pictures: int
+    """Own ones that were decoded, before ``vid_stride``."""
+    digests: dict[int, int]
+    """CRC-32 of the decoded planes, by time: of the warm-up, and of the next segment's."""
+    damage: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What ``draw_segment`` leaves: packets in the folder."""
+
+    number: int
+    delay: int
+    """How many pictures are decoded before the first is shown."""
+    models: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the nets that drew, by name."""
+
+
+def auto_seconds(duration_s: float, workers: int, files_left: int) -> float | None:
+    """Return how long segments shall be, or None: whole.
+
+    A file is cut where workers would have nothing to do otherwise and it is long enough that each
+    of them gets two minutes. Two segments for each worker even out what some of them take longer.
+    """
+    idle = workers - files_left
+    if idle < 1 or duration_s < 2 * _SHORTEST_S:
+        return None
+    return min(_LONGEST_S, max(_SHORTEST_S, duration_s / (2 * workers)))
+
+
+# -- planning
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The pictures of a file as its packets have them."""
+
+    time_base: Fraction
+    times: Sequence[int]
+    """Presentation times in ticks, sorted."""
+    keys: Sequence[int]
+    """Those of key frames, sorted."""
+
+
+def plan(
+    settings: Settings, seconds: float, *, warm_up_s: float = WARM_UP_S
+) -> SegmentPlan | Whole:
+    """Return how to cut the source of ``settings`` into segments of about that length, or why not.
+
+    Reads the file once, without decoding. Raises SourceError where it cannot be opened.
+    """
+    if seconds <= 0:
+        raise ValueError(f"seconds must be positive, got {seconds}")
+    inputs = find_inputs(settings.source)
+    reason = _unfit(settings, inputs)
+    if reason:
+        return Whole(reason)
+    table = _read_table(inputs[0])
+    if isinstance(table, Whole):
+        return table
+    cuts = _cuts(table, seconds)
+    if not cuts:
+        return Whole(f"it has no key frame to cut it at {seconds:g} s and more from both ends")
+    segments = tuple(_segments(table, cuts, round(warm_up_s / table.time_base)))
+    return SegmentPlan(settings, table.time_base, segments)
+
+
+def _unfit(settings: Settings, inputs: Sequence[Input]) -> str:
+    """Return why a run with these settings is not cut, whatever its file; "" where it may be."""
+    if len(inputs) > 1 or inputs[0].kind not in {"file", "url", "object"}:
+        return "only one file at a time is cut"
+    if settings.start_s or settings.end_s is not None or settings.max_frames is not None:
+        return "only a part of it is asked for"
+    if settings.simulate_live:
+        return "a simulated camera has no segments"
+    if settings.anonymize == SYNTH and settings.seed is None:
+        return "--anonymize synth without --seed draws everybody from one secret"
+    if settings.output is None and not settings.data:
+        return "nothing is written"
+    return ""
+
+
+def _read_table(what: Input) -> _Table | Whole:
+    """Return the times and key frames of a file, or why they allow no cut."""
+    read: list[_PacketTable] = []
+
+    def make(*arguments: Any, **options: Any) -> Source:
+        read.append(_PacketTable(*arguments, **options))
+        return read[0]
+
+    with closing(open_source(what, ReadOptions(), make=make)):
+        return read[0].table()
+
+
+class _PacketTable(MediaSource):
+    """Reads the packets of the pictures, and decodes the first of them only."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._noted: list[tuple[int | None, int | None, bool]] = []
+        super().__init__(*arguments, **options)
+
+    def _demux(self) -> Iterator[Packet]:
+        for packet in super()._demux():
+            # An edit list hides what it discards.
+            if packet.stream is self._video and packet.size and not packet.is_discard:
+                self._noted.append((packet.pts, packet.dts, packet.is_keyframe))
+            yield packet
+
+    def table(self) -> _Table | Whole:
+        if self.info.is_live or self.info.is_image or self._container.format.name in IMAGE_FORMATS:
+            return Whole("it is no file of many pictures")
+        for _ in self._demux_safely():
+            pass
+        if self.damage.ended_early:
+            return Whole(self.damage.ended_early)
+        if any(pts is None for pts, _, _ in self._noted):
+            return Whole("its pictures carry no times of their own")
+        decoding = [dts for _, dts, _ in self._noted if dts is not None]
+        if any(b < a for a, b in pairwise(decoding)):
+            return Whole("its times jump back")
+        times = sorted(pts for pts, _, _ in self._noted if pts is not None)
+        if any(a == b for a, b in pairwise(times)):
+            return Whole("some of its pictures carry the same time")
+        keys = sorted(pts for pts, _, is_key in self._noted if is_key and pts is not None)
+        return _Table(self.info.time_base, times, keys)
+
+
+def _cuts(table: _Table, seconds: float) -> list[int]:
+    """Return key frames that lie at least ``seconds`` after each other and before the end."""
+    if not table.times:
+        return []
+    length = max(1, round(seconds / table.time_base))
+    cuts: list[int] = []
+    last = table.times[0]
+    for key in table.keys:
+        if key >= last + length and table.times[-1] - key >= length // 2:
+            cuts.append(key)
+            last = key
+    return cuts
+
+
+def _segments(table: _Table, cuts: Sequence[int], warm_up: int) -> Iterator[Segment]:
+    times = table.times
+    starts = [times[0], *cuts]
+    for number, start in enumerate(starts):
+        end = starts[number + 1] if number + 1 < len(starts) else None
+        first = bisect_left(times, start)
+        last = len(times) if end is None else bisect_left(times, end)
+        warm_first = bisect_left(times, start - warm_up)
+        warm = times[warm_first]
+        at = bisect_right(table.keys, warm) - 1
+        key = table.keys[at] if at >= 0 and warm_first else None
+        yield Segment(number, start, end, first, last - first, warm, warm_first, key)
+
+
+# -- reading a segment
+
+
+class SegmentSource(MediaSource):
+    """The frames of a segment, of what comes before it and, if need be, of what comes after.
+
+    What is known of the source is as ``MediaSource`` tells it of the whole. Frames are numbered as
+    in the whole; sound is left out.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        segment: Segment,
+        until_pts: int | None,
+        digest: Callable[[int], bool],
+        **options: Any,
+    ) -> None:
+        """until_pts: where to stop; None: at the end. digest: whether to, by a frame's time."""
+        super().__init__(*arguments, **options)
+        self.digests: dict[int, int] = {}
+        self.pictures = 0
+        """The segment's own ones so far, before ``vid_stride``."""
+        self._segment = segment
+        self._until_pts = until_pts
+        self._digest = digest
+        self._copied = ()
+
+    def __iter__(self) -> Iterator[Frame]:
+        stride = self._options.vid_stride
+        before = -(-self._segment.warm_first // stride)
+        for frame in super().__iter__():
+            frame.index += before
+            if self._digest(frame.pts):
+                self.digests[frame.pts] = _digest(frame)
+            yield frame
+
+    def _wanted(self) -> Iterator[tuple[av.VideoFrame, int]]:
+        segment, stride = self._segment, self._options.vid_stride
+        number, self._seen = segment.warm_first, 0
+        for decoded in self._from_key():
+            pts = decoded.pts
+            if pts is None or pts < segment.warm_pts:
+                continue  # needed by others only, or a picture whose own references lie before
+            if self._until_pts is not None and pts >= self._until_pts:
+                return
+            self.damage.damaged_frames += decoded.is_corrupt
+            pts = self._clock.next(pts)
+            self.pictures += segment.holds(pts)
+            if number % stride == 0:
+                yield decoded, pts
+            number += 1
+
+    def _from_key(self) -> Iterator[av.VideoFrame]:
+        first, self._first = self._first, None
+        key = self._segment.key_pts
+        if key is not None:
+            for back_s in _SEEK_BACK_S:
+                if self._seek_to(key, round(back_s / self.info.time_base)):
+                    first = None
+                    yield from self._decoded
+                    return
+            raise SourceError(
+                f"{self.info.name}: the key frame at {float(key * self.info.time_base):.3f} s "
+                "could not be found again"
+            )
+        if first is not None:
+            yield first
+        del first
+        yield from self._decoded
+
+    def _seek_to(self, key: int, back: int) -> bool:
+        """Go to a key frame that is not after ``key``; return whether one was met."""
+        start = self._video.start_time
+        target = key - back if start is None else max(start, key - back)
+        try:
+            self._container.seek(target, stream=self._video, backward=True)
+        except av.FFmpegError:
+            return False
+        self._packets = self._container.demux(self._video)
+        for packet in self._demux_safely():
+            if packet.size and packet.is_keyframe and packet.pts is not None:
+                self._packets = chain((packet,), self._packets)
+                self._decoded = self._decode()
+                return bool(packet.pts <= key)
+        return False
+
+    def _check_complete(self, position_end: int) -> None:
+        """Leave it to ``join.stitch``, which knows how many pictures there must be."""
+
+
+def _digest(frame: Frame) -> int:
+    crc = 0
+    for plane in (frame.planes.y, frame.planes.u, frame.planes.v):
+        crc = zlib.crc32(plane.data, crc)
+    return crc
+
+
+# -- the two tasks
+
+
+def rows_at(folder: str, number: int, *, stitched: bool = False) -> str:
+    """Return where the rows of a segment lie: as found, or with their numbers in the file."""
+    return under(folder, f"{'rows' if stitched else 'found'}-{number:05}.jsonl")
+
+
+def packets_at(folder: str, number: int) -> str:
+    """Return where the encoded pictures of a segment lie."""
+    return under(folder, f"drawn-{number:05}.packets")
+
+
+def find_segment(plan: SegmentPlan, number: int, folder: str) -> Found:
+    """Find and read the faces of one segment; leave its rows in ``folder`` (a path or a URL).
+
+    Raises StreamfaceError; done twice, the second result stands.
+    """
+    segment = plan.segments[number]
+    follows = plan.segments[number + 1 :]
+
+    def is_shared(pts: int) -> bool:
+        return pts < segment.start_pts or bool(follows and pts >= follows[0].warm_pts)
+
+    opener = _Opener(segment, segment.end_pts, is_shared)
+    with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
+        rows = Path(scratch) / "found.jsonl"
+        settings = replace(
+            plan.settings,
+            output=None,
+            data={"jsonl": str(rows)},
+            # Drawing comes later, but what is drawn decides how often faces are searched for.
+            detect_every=detect_every(plan.settings),
+            anonymize=None,
+            reenact=None,
+        )
+        with Run(settings, opener=opener) as run:
+            run.execute()
+        with rows.open(encoding="utf-8") as lines:
+            header: dict[str, Json] = json.loads(next(lines))
+        target = rows_at(folder, number)
+        store_for(target).publish(rows, target, overwrite=True)
+    source = opener.source
+    return Found(number, header, source.pictures, source.digests, tuple(source.damage.lines()))
+
+
+def draw_segment(plan: SegmentPlan, number: int, folder: str) -> Drawn:
+    """Cover, re-make, paint and encode one segment, whose rows were stitched.
+
+    Leaves its packets in ``folder``. Raises StreamfaceError.
+    """
+    segment, settings = plan.segments[number], plan.settings
+    until_pts = segment.end_pts
+    if until_pts is not None and settings.anonymize is not None:
+        until_pts += round(settings.look_ahead_s / plan.time_base) + 1
+    opener = _Opener(segment, until_pts, lambda _pts: False)
+    output = target_of(plan)
+    known = KnownFaces(_rows_between(plan, folder, segment.warm_pts, until_pts))
+    with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
+        drawn = Path(scratch) / f"drawn{output.suffix}"
+        chosen = replace(settings, output=drawn, data={}, tasks=(), overwrite=True)
+        to_sink = partial(PacketSink, is_own=segment.holds)
+        with Run(chosen, opener=opener, find=known, to_sink=to_sink) as run:
+            run.execute()
+            models = run.model_hashes()
+        with drawn.open("rb") as file:
+            delay = delay_of(file)
+        target = packets_at(folder, number)
+        store_for(target).publish(drawn, target, overwrite=True)
+    return Drawn(number, delay, models)
+
+
+def target_of(plan: SegmentPlan) -> Path:
+    """Return the video that the joined segments become. Raises SplitError where none is wanted."""
+    if plan.settings.output is None:
+        raise SplitError("no video is wanted of these segments")
+    (target,) = plan_outputs(plan.settings.output, find_inputs(plan.settings.source))
+    return target
+
+
+class _Opener:
+    """Opens the source of a run as one segment of it, and remembers it."""
+
+    def __init__(
+        self, segment: Segment, until_pts: int | None, digest: Callable[[int], bool]
+    ) -> None:
+        self._make = partial(SegmentSource, segment=segment, until_pts=until_pts, digest=digest)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Source:
+        def make(*inner: Any, **more: Any) -> Source:
+            self.source = self._make(*inner, **more)
+            return self.source
+
+        return open_source(*arguments, make=make, **options)
+
+
+class KnownFaces:
+    """A stage that gives frames the faces that were found in them before."""
+
+    name = "find"
+    max_batch = 1
+
+    def __init__(self, rows: Iterable[tuple[int, tuple[Face, ...]]]) -> None:
+        """rows: time and faces of every frame that will come, and of others, in order."""
+        self._rows = iter(rows)
+
+    def process(self, items: Sequence[Frame]) -> Sequence[Frame]:
+        """Give every frame its faces. Raises SplitError for a frame that no row tells of."""
+        for frame in items:
+            pts, faces = next((row for row in self._rows if row[0] >= frame.pts), (None, ()))
+            if pts != frame.pts:
+                raise SplitError(f"the frame at {frame.time_s:.3f} s was not there at first")
+            frame.faces = faces
+        return items
+
+    def finish(self) -> Sequence[Frame]:
+        """Nothing is held back."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def read_rows(location: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a JSON lines file in a store, the header left out."""
+    with TextIOWrapper(opened(location), encoding="utf-8") as lines:
+        next(lines)
+        for line in lines:
+            yield json.loads(line)
+
+
+def _rows_between(
+    plan: SegmentPlan, folder: str, from_pts: int, until_pts: int | None
+) -> Iterator[tuple[int, tuple[Face, ...]]]:
+    """Yield time and faces of the frames of a stretch, from all segments that it touches."""
+    for segment in plan.segments:
+        begins = until_pts is None or segment.start_pts < until_pts
+        if begins and (segment.end_pts is None or segment.end_pts > from_pts):
+            for record in read_rows(rows_at(folder, segment.number, stitched=True)):
+                yield record["pts"], read_faces(record)
