@@ -116,7 +116,7 @@ class Run:
             kind = Gathering if found.at_once else Playlist
             self.playlist: Gathering | Playlist = kind(
                 found.inputs,
-                _read_options(settings),
+                read_options(settings),
                 opener=opener or _opener(settings, self._note_event),
             )
             cleanup.callback(self.playlist.close)
@@ -160,7 +160,7 @@ class Run:
         shown = playlist.inputs if self.at_once else playlist.inputs[:1]
         infos = [getattr(playlist.opened.get(n), "info", first) for n in range(len(shown))]
         streams = [(each.name, info) for each, info in zip(shown, infos, strict=True)]
-        header, video = self._header(), video_options(settings)
+        header, video = self.header(), video_options(settings)
         audience = Audience(self, settings, streams, header=header, video=video)
         cleanup.callback(audience.close)
         return audience
@@ -218,14 +218,14 @@ class Run:
 
         if not self.settings.data:
             return
-        header, overwrite = self._header(), self.settings.overwrite
+        header, overwrite = self.header(), self.settings.overwrite
         shift_s = self._output_shift_s()
         for kind, target in self.settings.data.items():
             self._data.append(
                 open_data_sink(kind, target, header, overwrite=overwrite, shift_s=shift_s)
             )
 
-    def _header(self) -> dict[str, Json]:
+    def header(self) -> dict[str, Json]:
         from streamface import records
 
         return records.header(
@@ -408,6 +408,16 @@ class Run:
         if self._inventor is not None:
             hashes["synth"] = self._inventor.card.sha256
         return {"detector": self._detector.sha256, **hashes}
+
+    def header(self) -> dict[str, Json]:
+        """Return what a data file of this run says of itself."""
+        from streamface import records
+
+        return records.header(
+            source=[each.name for each in self.playlist.inputs],
+            models=self.model_hashes(),
+            options=_options_for_header(self.settings),
+        )
 
     def frames(self) -> Generator[Frame, None, None]:
         """Yield finished frames in order, writing each to the outputs before it is yielded.
@@ -728,7 +738,8 @@ def _opener(settings: Settings, on_event: Callable[[SourceEvent], None]) -> Call
     return simulated
 
 
-def _read_options(settings: Settings) -> ReadOptions:
+def read_options(settings: Settings) -> ReadOptions:
+    """Return which part of the source the settings want, and what decodes it."""
     return ReadOptions(
         settings.start_s,
         settings.end_s,

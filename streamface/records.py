@@ -99,37 +99,41 @@ def to_json(value: object) -> Json:
     return _text(str(value))
 
 
-def frame_record(frame: Frame, source: str) -> dict[str, Json]:
-    """Return one frame and its faces as plain data, faces in the order they stand in."""
+def frame_record(frame: Frame, source: str, *, exact: bool = False) -> dict[str, Json]:
+    """Return one frame and its faces as plain data, faces in the order they stand in.
+
+    exact: leave numbers unrounded, for ``read_faces`` to give back the very same faces.
+    """
     return {
         "source": _text(source),
         "frame": frame.index,
         "pts": frame.pts,
         "time_s": round(frame.time_s, _TIME_DIGITS),
-        "faces": [_face_record(face) for face in frame.faces],
+        "faces": [_face_record(face, exact=exact) for face in frame.faces],
     }
 
 
-def _face_record(face: Face) -> dict[str, Json]:
+def _face_record(face: Face, *, exact: bool) -> dict[str, Json]:
     emotion, gender = face.emotion, face.gender
+    px, prob = (None, None) if exact else (_PX_DIGITS, _PROB_DIGITS)
     return {
         "track_id": _track_id(face),
-        "box": [_rounded(value, _PX_DIGITS) for value in face.box_px],
+        "box": [_rounded(value, px) for value in face.box_px],
         "landmarks": [
-            [_rounded(value, _PX_DIGITS) for value in point] for point in face.landmarks_px.tolist()
+            [_rounded(value, px) for value in point] for point in face.landmarks_px.tolist()
         ],
-        "score": _rounded(face.score, _PROB_DIGITS),
+        "score": _rounded(face.score, prob),
         "emotion": emotion.label if emotion else None,
-        "emotion_probs": _named(emotion.probs) if emotion else None,
-        "emotion_smoothed": _named(emotion.smoothed) if emotion else None,
+        "emotion_probs": _named(emotion.probs, prob) if emotion else None,
+        "emotion_smoothed": _named(emotion.smoothed, prob) if emotion else None,
         "gender": gender.label if gender else None,
-        "gender_prob": _rounded(gender.prob, _PROB_DIGITS) if gender else None,
+        "gender_prob": _rounded(gender.prob, prob) if gender else None,
         "covered_by": face.covered_by,
     }
 
 
 def read_faces(record: Mapping[str, Any]) -> tuple[Face, ...]:
-    """Return the faces of a ``frame_record``, to the digits that it was rounded to."""
+    """Return the faces of a ``frame_record``, as exact as that is."""
     return tuple(_read_face(each) for each in record["faces"])
 
 
@@ -183,15 +187,19 @@ def face_rows(frame: Frame, source: str) -> Iterator[tuple[Cell, ...]]:
 def _emotion_cells(emotion: Emotion | None) -> tuple[Cell, ...]:
     if emotion is None:
         return (None,) * (1 + 2 * len(EMOTIONS))
-    return (emotion.label, *_probs(emotion.probs), *_probs(emotion.smoothed))
+    return (
+        emotion.label,
+        *_probs(emotion.probs, _PROB_DIGITS),
+        *_probs(emotion.smoothed, _PROB_DIGITS),
+    )
 
 
-def _named(probs: NDArray[np.float32]) -> dict[str, Json]:
-    return dict(zip(EMOTIONS, _probs(probs), strict=True))
+def _named(probs: NDArray[np.float32], digits: int | None) -> dict[str, Json]:
+    return dict(zip(EMOTIONS, _probs(probs, digits), strict=True))
 
 
-def _probs(probs: NDArray[np.float32]) -> list[float | None]:
-    return [_rounded(value, _PROB_DIGITS) for value in probs.tolist()]
+def _probs(probs: NDArray[np.float32], digits: int | None) -> list[float | None]:
+    return [_rounded(value, digits) for value in probs.tolist()]
 
 
 def _track_id(face: Face) -> int | None:
@@ -203,6 +211,8 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _rounded(value: float, digits: int) -> float | None:
+def _rounded(value: float, digits: int | None) -> float | None:
     # float(): a numpy scalar would round to a numpy scalar, which json refuses. + 0.0: no "-0.0".
-    return round(float(value), digits) + 0.0 if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    return float(value) if digits is None else round(float(value), digits) + 0.0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import av
 
-from streamface.app import video_options
+from streamface.app import read_options, video_options
 from streamface.atomic import sink_error
 from streamface.batch.packets import encoder_of, read_header, read_pictures
 from streamface.batch.split import (
@@ -32,13 +32,13 @@ from streamface.batch.split import (
     target_of,
 )
 from streamface.datasinks import open_data_sink
-from streamface.decode import MediaSource, ReadOptions
+from streamface.decode import MediaSource
 from streamface.errors import SplitError
 from streamface.frame import Colour, Frame, Planes
 from streamface.geometry import iou
 from streamface.records import read_faces
 from streamface.sinks import VideoSink
-from streamface.sources import find_inputs, open_source
+from streamface.sources import find_inputs, open_source, redacted
 from streamface.storage import opened, store_for
 
 if TYPE_CHECKING:
@@ -142,7 +142,6 @@ class _Stitcher:
         self.shared = {}
         try:
             with scratch.open("w", encoding="utf-8", newline="\n") as file:
-                file.write("{}\n")  # in the header's place
                 for record in own:
                     self._renumber(record, numbering)
                     if follows and record["pts"] >= follows[0].warm_pts:
@@ -189,10 +188,13 @@ def stitch(plan: SegmentPlan, found: Sequence[Found], folder: str) -> Stitched:
     with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
         for segment in plan.segments:
             stitcher.add(segment, Path(scratch) / "rows.jsonl")
-    damage = Counter(line for each in found for line in each.damage)
-    warnings = tuple(f"{line} (in {n} segments)" if n > 1 else line for line, n in damage.items())
+    damage = [f"{line} (segment {each.number})" for each in found for line in each.damage]
     return Stitched(
-        found[0].header, stitcher.frames, stitcher.faces, len(stitcher.tracks), warnings
+        found[0].header,
+        stitcher.frames,
+        stitcher.faces,
+        len(stitcher.tracks),
+        (*damage, *plan.warnings),
     )
 
 
@@ -264,7 +266,7 @@ def _join_video(plan: SegmentPlan, drawn: Sequence[Drawn], folder: str) -> list[
     """Write the video; return what could not be carried over."""
     (what,) = find_inputs(plan.settings.source)
     delay = max(each.delay for each in drawn)
-    with closing(open_source(what, ReadOptions(hwaccel=plan.settings.hwaccel))) as source:
+    with closing(open_source(what, read_options(plan.settings))) as source:
         if not isinstance(source, MediaSource):
             raise TypeError(f"{what.name} has no packets")
         sink = JoinSink(target_of(plan), source.info, video_options(plan.settings))
@@ -282,11 +284,17 @@ def _join_video(plan: SegmentPlan, drawn: Sequence[Drawn], folder: str) -> list[
                 earlier = times[-delay:] if delay else []
             for packet in others.until(None):
                 sink.add(packet)
+            _check_whole(source)
             sink.close()
         except BaseException:
             sink.abort()
             raise
-        return [f"{what.name}: {line}" for line in (*sink.warnings, *source.damage.lines())]
+        return sink.warnings
+
+
+def _check_whole(source: MediaSource) -> None:
+    if source.damage.ended_early:  # planning read it to its end
+        raise SplitError(f"its sound: {source.damage.ended_early}")
 
 
 def _check_encoder(location: str, segment: Segment, wanted: dict[str, Any]) -> None:
@@ -358,7 +366,7 @@ def join(plan: SegmentPlan, stitched: Stitched, drawn: Sequence[Drawn], folder: 
     whole or absent.
     """
     settings = plan.settings
-    warnings = list(stitched.warnings)
+    warnings: list[str] = []
     header = dict(stitched.header)
     # Finding knows nothing of what is drawn; whoever reads the data shall.
     drawing: dict[str, Json] = {"anonymize": settings.anonymize, "reenact": settings.reenact}
@@ -369,7 +377,9 @@ def join(plan: SegmentPlan, stitched: Stitched, drawn: Sequence[Drawn], folder: 
         warnings += _join_video(plan, drawn, folder)
         header["models"] = {**_part(header, "models"), **drawn[0].models}
     _join_data(plan, header, folder)
-    return Joined(stitched.frames, stitched.faces, stitched.tracks, tuple(warnings))
+    name = redacted(settings.source)
+    lines = tuple(f"{name}: {line}" for line in (*warnings, *stitched.warnings))
+    return Joined(stitched.frames, stitched.faces, stitched.tracks, lines)
 
 
 def _part(header: Mapping[str, Json], name: str) -> dict[str, Json]:

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any, Final
 import av
 
 from streamface.app import Run
+from streamface.atomic import sink_error
 from streamface.batch.packets import PacketSink, delay_of
 from streamface.decode import IMAGE_FORMATS, MediaSource, ReadOptions
-from streamface.errors import SourceError, SplitError
-from streamface.records import read_faces
+from streamface.errors import SplitError
+from streamface.records import frame_record, read_faces
 from streamface.settings import SYNTH, detect_every
 from streamface.sinks import plan_outputs
 from streamface.sources import find_inputs, open_source
@@ -88,6 +89,8 @@ class SegmentPlan:
     time_base: Fraction
     segments: tuple[Segment, ...]
     """In order; together they are the whole file."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the file, and does not keep it from being cut."""
 
     @property
     def pictures(self) -> int:
@@ -150,6 +153,7 @@ class _Table:
     """Presentation times in ticks, sorted."""
     keys: Sequence[int]
     """Those of key frames, sorted."""
+    warnings: tuple[str, ...]
 
 
 def plan(
@@ -172,7 +176,7 @@ def plan(
     if not cuts:
         return Whole(f"it has no key frame to cut it at {seconds:g} s and more from both ends")
     segments = tuple(_segments(table, cuts, round(warm_up_s / table.time_base)))
-    return SegmentPlan(settings, table.time_base, segments)
+    return SegmentPlan(settings, table.time_base, segments, table.warnings)
 
 
 def _unfit(settings: Settings, inputs: Sequence[Input]) -> str:
@@ -207,13 +211,15 @@ class _PacketTable(MediaSource):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._noted: list[tuple[int | None, int | None, bool]] = []
+        self._hidden = 0
         super().__init__(*arguments, **options)
 
     def _demux(self) -> Iterator[Packet]:
         for packet in super()._demux():
-            # An edit list hides what it discards.
-            if packet.stream is self._video and packet.size and not packet.is_discard:
-                self._noted.append((packet.pts, packet.dts, packet.is_keyframe))
+            if packet.stream is self._video and packet.size:
+                self._hidden += packet.is_discard  # by an edit list
+                if not packet.is_discard:
+                    self._noted.append((packet.pts, packet.dts, packet.is_keyframe))
             yield packet
 
     def table(self) -> _Table | Whole:
@@ -232,7 +238,9 @@ class _PacketTable(MediaSource):
         if any(a == b for a, b in pairwise(times)):
             return Whole("some of its pictures carry the same time")
         keys = sorted(pts for pts, _, is_key in self._noted if is_key and pts is not None)
-        return _Table(self.info.time_base, times, keys)
+        self._discarded = self._hidden
+        self._check_complete(len(times))
+        return _Table(self.info.time_base, times, keys, tuple(self.damage.lines()))
 
 
 def _cuts(table: _Table, seconds: float) -> list[int]:
@@ -258,8 +266,10 @@ def _segments(table: _Table, cuts: Sequence[int], warm_up: int) -> Iterator[Segm
         last = len(times) if end is None else bisect_left(times, end)
         warm_first = bisect_left(times, start - warm_up)
         warm = times[warm_first]
-        at = bisect_right(table.keys, warm) - 1
-        key = table.keys[at] if at >= 0 and warm_first else None
+        # The last key frame but one: under intra refresh a key frame only begins to mend the
+        # picture, which is whole when the next one comes.
+        at = bisect_right(table.keys, warm) - 2
+        key = table.keys[at] if at > 0 else None  # before the second there is nothing to skip
         yield Segment(number, start, end, first, last - first, warm, warm_first, key)
 
 
@@ -325,9 +335,8 @@ class SegmentSource(MediaSource):
                     first = None
                     yield from self._decoded
                     return
-            raise SourceError(
-                f"{self.info.name}: the key frame at {float(key * self.info.time_base):.3f} s "
-                "could not be found again"
+            raise SplitError(
+                f"the key frame at {float(key * self.info.time_base):.3f} s cannot be sought"
             )
         if first is not None:
             yield first
@@ -386,25 +395,38 @@ def find_segment(plan: SegmentPlan, number: int, folder: str) -> Found:
         return pts < segment.start_pts or bool(follows and pts >= follows[0].warm_pts)
 
     opener = _Opener(segment, segment.end_pts, is_shared)
+    settings = replace(
+        plan.settings,
+        output=None,
+        data={},
+        # Drawing comes later, but what is drawn decides how often faces are searched for.
+        detect_every=detect_every(plan.settings),
+        anonymize=None,
+        reenact=None,
+    )
     with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
         rows = Path(scratch) / "found.jsonl"
-        settings = replace(
-            plan.settings,
-            output=None,
-            data={"jsonl": str(rows)},
-            # Drawing comes later, but what is drawn decides how often faces are searched for.
-            detect_every=detect_every(plan.settings),
-            anonymize=None,
-            reenact=None,
-        )
         with Run(settings, opener=opener) as run:
-            run.execute()
-        with rows.open(encoding="utf-8") as lines:
-            header: dict[str, Json] = json.loads(next(lines))
+            header = run.header()
+            _write_rows(run, rows)
         target = rows_at(folder, number)
         store_for(target).publish(rows, target, overwrite=True)
     source = opener.source
     return Found(number, header, source.pictures, source.digests, tuple(source.damage.lines()))
+
+
+def _write_rows(run: Run, path: Path) -> None:
+    """Run, and write what was found unrounded: what is drawn of it must not differ."""
+    name = run.playlist.inputs[0].name
+    try:
+        with (
+            path.open("w", encoding="utf-8", newline="\n") as file,
+            closing(run.frames()) as frames,
+        ):
+            for frame in frames:
+                file.write(json.dumps(frame_record(frame, name, exact=True)) + "\n")
+    except OSError as exc:
+        raise sink_error(path, exc) from exc
 
 
 def draw_segment(plan: SegmentPlan, number: int, folder: str) -> Drawn:
@@ -485,9 +507,8 @@ class KnownFaces:
 
 
 def read_rows(location: str) -> Iterator[dict[str, Any]]:
-    """Yield the records of a JSON lines file in a store, the header left out."""
+    """Yield the records of a file of rows."""
     with TextIOWrapper(opened(location), encoding="utf-8") as lines:
-        next(lines)
         for line in lines:
             yield json.loads(line)
 
