@@ -225,15 +225,6 @@ class Run:
                 open_data_sink(kind, target, header, overwrite=overwrite, shift_s=shift_s)
             )
 
-    def header(self) -> dict[str, Json]:
-        from streamface import records
-
-        return records.header(
-            source=[each.name for each in self.playlist.inputs],
-            models=self.model_hashes(),
-            options=_options_for_header(self.settings),
-        )
-
     def _output_shift_s(self) -> float:
         """Return how much earlier the output is than its source; captions go with it."""
         info = self.playlist.first.info

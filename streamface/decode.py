@@ -214,11 +214,11 @@ class MediaSource:
         rate = plausible_rate(video.guessed_rate, video.average_rate, video.base_rate)
         # RTSP gives its first pictures no time, but all that follow.
         timed = first.pts is not None or is_live
-        time_base = _fraction(video.time_base) if timed and video.time_base else 1 / rate
+        time_base = fraction(video.time_base) if timed and video.time_base else 1 / rate
         self._start_pts = first.pts or 0
         self._clock = FrameClock(time_base, rate)
         stride = self._options.vid_stride
-        aspect = _fraction(first_sar) if (first_sar := video.sample_aspect_ratio) else Fraction(1)
+        aspect = fraction(first_sar) if (first_sar := video.sample_aspect_ratio) else Fraction(1)
         self._expected = video.frames
         is_image = container.format.name in IMAGE_FORMATS and video.frames <= 1
         shift = round(Fraction(self._options.start_s) / time_base) if self._options.start_s else 0
@@ -348,7 +348,7 @@ class MediaSource:
         when = packet.pts if packet.pts is not None else packet.dts
         if options.whole or when is None or packet.time_base is None:
             return True
-        time_s = float(when * _fraction(packet.time_base))
+        time_s = float(when * fraction(packet.time_base))
         time_s -= float(self._start_pts * self.info.time_base)
         # Sound may begin before the first picture (a codec's priming, say); only a cut drops it.
         started = not options.start_s or time_s >= options.start_s
@@ -483,7 +483,8 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in metadata.items() if k.lower() not in _DROPPED_METADATA}
 
 
-def _fraction(value: object) -> Fraction:
+def fraction(value: object) -> Fraction:
+    """Return one of PyAV's rationals, whose kind depends on its version, as a fraction."""
     return Fraction(value.numerator, value.denominator)  # type: ignore[attr-defined]
 
 

@@ -200,11 +200,6 @@ class Encoding:
         """Encode a picture, or what the encoder holds back at the end, into the container."""
         self.container.mux(self.stream.encode(picture))
 
-    @property
-    def copies(self) -> bool:
-        """Whether anything goes along with the pictures."""
-        return bool(self._copies or self._transcoders)
-
     def mux_packets(self, packets: Iterable[Packet]) -> None:
         """Add packets of sound and subtitles, as the source gave them."""
         for packet in packets:
@@ -304,6 +299,11 @@ class VideoSink:
                 raise
             known = " ".join(VIDEO_SUFFIX_CODECS)
             raise UsageError(f"cannot write a {suffix} video; use one of {known}") from exc
+
+    @property
+    def copies(self) -> bool:
+        """Whether anything goes along with the pictures."""
+        return self._encoding.copies
 
     def _encode(self, picture: av.VideoFrame | None) -> None:
         """Encode a picture, or what the encoder holds back at the end."""

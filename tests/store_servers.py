@@ -9,6 +9,8 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+SECRET = "wJalrXUtnFEMI"
+
 
 class Faults:
     """What the next requests are met with: a status, "cut" (half an answer) or "stall" (none)."""
@@ -99,7 +101,7 @@ def web_server(files, *, ranges=True):
 
 @contextmanager
 def s3_server():
-    """Serve S3 by moto, with an empty bucket "lab"; yield (endpoint URL, faults)."""
+    """Serve S3 by moto, without a bucket; yield (endpoint URL, faults)."""
     from moto.moto_api._internal.models import moto_api_backend
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
@@ -128,3 +130,22 @@ def s3_server():
         yield f"http://127.0.0.1:{server.server_port}", faults
         faults.released.set()
     moto_api_backend.reset()
+
+
+@contextmanager
+def s3_bucket(monkeypatch):
+    """Serve S3 with the bucket "lab", reached by what the environment then holds; yield faults."""
+    import s3fs
+
+    with s3_server() as (url, faults):
+        for name, value in {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem(endpoint_url=url).mkdir("lab")
+        yield faults
+        s3fs.S3FileSystem.clear_instance_cache()

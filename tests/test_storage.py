@@ -12,6 +12,7 @@ import pytest
 import store_servers
 from hypothesis import given
 from hypothesis import strategies as st
+from store_servers import SECRET
 
 from streamface import app, storage
 from streamface.app import Run
@@ -22,7 +23,6 @@ from streamface.storage import LocalStore, Patience, RangeFile, store_for
 from streamface.testing import FixedDetector
 
 QUICK = Patience(attempts=4, first_wait_s=0.001, timeout_s=0.5)
-SECRET = "wJalrXUtnFEMI"
 
 
 def ranged(data):
@@ -50,20 +50,8 @@ def s3(monkeypatch):
     """An empty bucket; what is needed to reach it is in the environment."""
     pytest.importorskip("s3fs", reason="needs streamface[s3]")
     pytest.importorskip("moto.server", reason="needs moto[s3,server]")
-    with store_servers.s3_server() as (url, faults):
-        for name, value in {
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem(endpoint_url=url).mkdir("lab")
+    with store_servers.s3_bucket(monkeypatch) as faults:
         yield faults
-        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def put(location, data, tmp_path, **options):

@@ -13,10 +13,9 @@ import tempfile
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import av
 
@@ -32,7 +31,7 @@ from streamface.batch.split import (
     target_of,
 )
 from streamface.datasinks import open_data_sink
-from streamface.decode import MediaSource
+from streamface.decode import MediaSource, fraction
 from streamface.errors import SplitError
 from streamface.frame import Colour, Frame, Planes
 from streamface.geometry import iou
@@ -43,6 +42,7 @@ from streamface.storage import opened, store_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from fractions import Fraction
 
     from streamface.batch.packets import Picture
     from streamface.batch.split import Drawn, Found, Segment, SegmentPlan
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from streamface.records import Json
 
 # Two trackers that follow one face agree by much more, and two faces by much less.
-_LEAST_IOU = 0.5
+_LEAST_IOU: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,24 +232,24 @@ class JoinSink(VideoSink):
 
     def __init__(self, target: Path, info: StreamInfo, options: VideoOptions) -> None:
         super().__init__(target, info, options)
-        header = self._stream.codec_context.extradata
+        header = self._encoding.stream.codec_context.extradata
         self.encoder = encoder_of(target.suffix, info, options, header)
         """What this sink's own encoder would be; the pictures' must be equal."""
 
     def add(self, packet: Packet) -> None:
         """Add a packet of sound or subtitles. Raises SinkError."""
         with self._named():
-            self._mux_packets([packet])
+            self._encoding.mux_packets([packet])
 
     def add_picture(self, picture: Picture, dts: int) -> None:
         """Add the next picture in decoding order. Raises SinkError."""
         packet: Any = av.Packet(picture.data)
-        packet.stream = self._stream
-        packet.time_base = self._info.time_base
+        packet.stream = self._encoding.stream
+        packet.time_base = self._encoding.info.time_base
         packet.pts, packet.dts, packet.duration = picture.pts, dts, picture.duration
         packet.is_keyframe = picture.is_key
         with self._named():
-            self._container.mux_one(packet)
+            self._encoding.container.mux_one(packet)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -264,7 +264,7 @@ class JoinSink(VideoSink):
 
 def _join_video(plan: SegmentPlan, drawn: Sequence[Drawn], folder: str) -> list[str]:
     """Write the video; return what could not be carried over."""
-    (what,) = find_inputs(plan.settings.source)
+    (what,) = find_inputs(plan.settings.sources[0])
     delay = max(each.delay for each in drawn)
     with closing(open_source(what, read_options(plan.settings))) as source:
         if not isinstance(source, MediaSource):
@@ -351,8 +351,7 @@ class _Others:
 
 def _time_of(packet: Packet) -> Fraction:
     when = packet.dts if packet.dts is not None else packet.pts
-    base = packet.time_base
-    return Fraction(when or 0) * Fraction(base.numerator, base.denominator)
+    return (when or 0) * fraction(packet.time_base)
 
 
 # -- all of it
@@ -377,7 +376,7 @@ def join(plan: SegmentPlan, stitched: Stitched, drawn: Sequence[Drawn], folder: 
         warnings += _join_video(plan, drawn, folder)
         header["models"] = {**_part(header, "models"), **drawn[0].models}
     _join_data(plan, header, folder)
-    name = redacted(settings.source)
+    name = redacted(settings.sources[0])
     lines = tuple(f"{name}: {line}" for line in (*warnings, *stitched.warnings))
     return Joined(stitched.frames, stitched.faces, stitched.tracks, lines)
 

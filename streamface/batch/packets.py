@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import av
 
 from streamface.atomic import sink_error
+from streamface.decode import fraction
 from streamface.encode import choose_codec, encoder_options
 from streamface.errors import SplitError
 from streamface.sinks import VideoSink
@@ -75,7 +76,9 @@ class PacketSink(VideoSink):
         self._packets: BinaryIO | None = None
         super().__init__(target, replace(info, copied=(), chapters=()), options)
         self._is_own = is_own
-        header = encoder_of(target.suffix, info, options, self._stream.codec_context.extradata)
+        header = encoder_of(
+            target.suffix, info, options, self._encoding.stream.codec_context.extradata
+        )
         try:
             self._packets = self._file.temporary.open("wb")
             self._packets.write(json.dumps(header).encode() + b"\n")
@@ -96,22 +99,25 @@ class PacketSink(VideoSink):
         file = self._packets
         if file is None:
             raise ValueError("this sink was aborted")
-        for packet in self._stream.encode(picture):
+        for packet in self._encoding.stream.encode(picture):
             if packet.pts is None or packet.dts is None:
                 raise SplitError(f"the encoder of {self._file.target.suffix} files tells no times")
             data = bytes(packet)
-            # The encoder may tick otherwise than the source, though never finer.
-            scale = packet.time_base / self._info.time_base
-            times = [int(each * scale) for each in (packet.pts, packet.dts, packet.duration or 0)]
-            file.write(_HEAD.pack(*times, packet.is_keyframe, len(data)))
+            # The encoder may tick otherwise than the source.
+            scale = fraction(packet.time_base) / self._encoding.info.time_base
+            times = [each * scale for each in (packet.pts, packet.dts, packet.duration or 0)]
+            if any(each.denominator != 1 for each in times):
+                raise SplitError(f"the encoder of {self._file.target.suffix} files rounds times")
+            file.write(_HEAD.pack(*map(int, times), packet.is_keyframe, len(data)))
             file.write(data)
         if picture is None:
             file.close()
 
-    def _close_quietly(self) -> None:
+    def abort(self) -> None:
+        """Close and remove the unfinished file."""
         if self._packets is not None:
             self._packets.close()
-        super()._close_quietly()
+        super().abort()
 
 
 class _Named(io.BytesIO):
