@@ -190,21 +190,21 @@ def plan(
 
 def _unfit(settings: Settings, inputs: Sequence[Input]) -> str:
     """Return why a run with these settings is not cut, whatever its file; "" where it may be."""
-    if len(inputs) > 1 or inputs[0].kind not in {"file", "url", "object"}:
-        return "only one file at a time is cut"
-    if settings.start_s or settings.end_s is not None or settings.max_frames is not None:
-        return "only a part of it is asked for"
-    if settings.simulate_live:
-        return "a simulated camera has no segments"
-    if settings.anonymize == SYNTH and settings.seed is None:
-        return "--anonymize synth without --seed draws everybody from one secret"
-    if not settings.outputs and not settings.data:
-        return "nothing is written"
-    if any(isinstance(output, str) for output in settings.outputs) or settings.segment_s:
-        return "a stream to a server, or a recording in pieces, is no file to join"
-    if settings.is_watched:
-        return "somebody watches it"
-    return ""
+    part = settings.start_s or settings.end_s is not None or settings.max_frames is not None
+    secret = settings.anonymize == SYNTH and settings.seed is None
+    is_one = len(inputs) == 1 and inputs[0].kind in {"file", "url", "object"}
+    pushed = any(isinstance(output, str) for output in settings.outputs)
+    reasons = (
+        (not is_one, "only one file at a time is cut"),
+        (part, "only a part of it is asked for"),
+        (settings.simulate_live, "a simulated camera has no segments"),
+        (secret, "--anonymize synth without --seed draws everybody from one secret"),
+        (not settings.outputs and not settings.data, "nothing is written"),
+        (pushed, "a stream to a server is no file to join"),
+        (settings.segment_s is not None, "a recording in pieces is no file to join"),
+        (settings.is_watched, "somebody watches it"),
+    )
+    return next((reason for holds, reason in reasons if holds), "")
 
 
 def _read_table(what: Input) -> _Table | Whole:
