@@ -28,7 +28,7 @@ from streamface.streams import find_all, plan_streams
 from streamface.tally import StreamTally, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 
     from streamface.anonymize import CoverMode
     from streamface.audience import Audience
@@ -55,6 +55,28 @@ _EVENTS_KEPT: Final = 100
 _Net = TypeVar("_Net", "Model", "Reenactor", "Inventor")
 
 
+class Nets:
+    """Nets that are opened once and serve several runs, one after another."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Hashable, Any] = {}
+        self._closing = ExitStack()
+
+    def get(self, what: Hashable, opener: Callable[[], _Net]) -> _Net:
+        """Return the net that ``what`` stands for, opened and warm; errors as of ``opener``."""
+        if what not in self._opened:
+            net = opener()
+            self._closing.callback(net.close)
+            net.warm_up()
+            self._opened[what] = net
+        return cast("_Net", self._opened[what])
+
+    def close(self) -> None:
+        """Close them all."""
+        self._opened.clear()
+        self._closing.close()
+
+
 class Run:
     """One run, from settings to finished files.
 
@@ -78,12 +100,14 @@ class Run:
         *,
         opener: Callable[..., Source] | None = None,
         find: Stage[Frame] | None = None,
+        nets: Nets | None = None,
         to_sink: Callable[[Path, StreamInfo, VideoOptions], Sink] = open_sink,
     ) -> None:
         """Open all that a run needs.
 
         opener: stands in for ``sources.open_source``. find: gives frames their faces and what is
         read in them, instead of the detector and the nets. to_sink: stands in for ``open_sink``.
+        nets: keep what they open for the next run.
         """
         self.settings = settings
         self._find = find
@@ -112,6 +136,9 @@ class Run:
         """What happened to live sources lately."""
         _announce_compilation(settings)
         with ExitStack() as cleanup:
+            self._nets = nets or Nets()
+            if nets is None:
+                cleanup.callback(self._nets.close)
             found = find_all(settings.sources, simulate_live=settings.simulate_live)
             kind = Gathering if found.at_once else Playlist
             self.playlist: Gathering | Playlist = kind(
@@ -123,7 +150,7 @@ class Run:
             cleanup.callback(self._abort)  # outputs with threads end before their sources close
             self.is_live = found.at_once or self.playlist.first.info.is_live
             self._targets = self._plan_targets()
-            self._models = self._open_models(cleanup)
+            self._models = self._open_models()
             self._open_data()
             self.tally.stream = next(
                 number
@@ -185,7 +212,7 @@ class Run:
             raise SinkError(f"cannot write there: {getattr(exc, 'strerror', None) or exc}") from exc
         return list(zip(*plans, strict=True))
 
-    def _open_models(self, cleanup: ExitStack) -> dict[str, Model]:
+    def _open_models(self) -> dict[str, Model]:
         from streamface.builder import build_missing, check_kept
         from streamface.model import DEFAULT_MODELS, Model
         from streamface.resynth import INVENT_MODEL, REENACT_MODEL, Inventor, Reenactor
@@ -194,11 +221,10 @@ class Run:
         settings = self.settings
         runtimes = Runtimes(settings.compute, build=build_missing, check=check_kept)
 
-        def opened(kind: type[_Net], name: Path | None, otherwise: str) -> _Net:
-            net = kind.open(name or otherwise, partial(runtimes.open, named=name is not None))
-            cleanup.callback(net.close)
-            net.warm_up()
-            return net
+        def opened(kind: type[_Net], name: Path | None, otherwise: str, role: str = "") -> _Net:
+            opener = partial(runtimes.open, named=name is not None)
+            what = (name, otherwise, settings.compute, role)
+            return self._nets.get(what, lambda: kind.open(name or otherwise, opener))
 
         given = {"emotion": settings.emotion_model, "gender": settings.gender_model}
         models = {task: opened(Model, given[task], DEFAULT_MODELS[task]) for task in settings.tasks}
@@ -208,7 +234,7 @@ class Run:
         if settings.anonymize == SYNTH:
             self._inventor = opened(Inventor, settings.synth_model, INVENT_MODEL)
             # Its own reader of expressions: a session of the runtime belongs to one thread.
-            self._reader = opened(Model, given["emotion"], DEFAULT_MODELS["emotion"])
+            self._reader = opened(Model, given["emotion"], DEFAULT_MODELS["emotion"], "reader")
         for note in runtimes.notes:
             _log.warning("%s", note)
         return models
