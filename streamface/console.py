@@ -136,7 +136,7 @@ def progress_line(run: Run) -> str:
     tally, total = run.tally, _total(run)
     done = f"frame {tally.stream_frames}" + (f" of {total}" if total else "")
     eta_s = _eta_s(run, tally.fps)
-    eta = f", {_clock(eta_s)} left" if eta_s is not None else ""
+    eta = f", {clock(eta_s)} left" if eta_s is not None else ""
     return f"{done}, {tally.fps:.1f} fps{eta}, {_counted(tally.faces_now, 'face')}"
 
 
@@ -177,7 +177,7 @@ def panel(
         )
     else:
         size = "x".join(map(str, info.size_px))
-        name = _shortened(info.name, 40)
+        name = shortened(info.name, 40)
         title = Text.assemble(("streamface ", "bold"), (name, "cyan"), f" {size}")
         if many > 1:
             title.append(f"  input {tally.stream + 1} of {many}", "dim")
@@ -203,7 +203,7 @@ def _progress(run: Run, fps: float) -> RenderableType:
         # The estimate of a broken file may be too low; the bar must not say 103 %.
         done = min(1.0, tally.stream_frames / total)
         eta_s = _eta_s(run, fps)
-        left = f"  {_clock(eta_s)} left" if eta_s is not None else ""
+        left = f"  {clock(eta_s)} left" if eta_s is not None else ""
         if left and len(run.playlist.inputs) > 1:
             left += " here"
         text = f"{done:4.0%}  {tally.stream_frames}/{total}{left}"
@@ -211,9 +211,7 @@ def _progress(run: Run, fps: float) -> RenderableType:
     else:
         # Some files do not say how long they are, and a live source cannot.
         what = "live for" if run.info.is_live else "running for"
-        grid.add_row(
-            Text(f"{what} {_clock(tally.elapsed_s)}"), Text(f"frame {tally.stream_frames}")
-        )
+        grid.add_row(Text(f"{what} {clock(tally.elapsed_s)}"), Text(f"frame {tally.stream_frames}"))
     return grid
 
 
@@ -274,7 +272,7 @@ def _streams(run: Run, stream_fps: dict[int, float]) -> RenderableType:
     tallies = dict(run.tally.streams)
     for number, what in enumerate(run.playlist.inputs):
         stream = tallies.get(number)
-        name = Text(_shortened(what.name, 30))
+        name = Text(shortened(what.name, 30))
         if number in run.playlist.failures:
             table.add_row(name, Text("failed", "red"))
         elif stream is None:
@@ -431,7 +429,8 @@ def _eta_s(run: Run, fps: float) -> float | None:
     return max(0, total - run.tally.stream_frames) / fps
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return ``m:ss`` or ``h:mm:ss``."""
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
@@ -441,5 +440,6 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.0f}"
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
+    """Return at most ``length`` characters, the end of the text rather than its beginning."""
     return text if len(text) <= length else "…" + text[1 - length :]

@@ -66,7 +66,7 @@ def header(
     """
     return {
         "schema": SCHEMA,
-        "streamface": _version(),
+        "streamface": version(),
         "source": to_json(source),
         "emotions": list(EMOTIONS),
         "genders": list(GENDERS),
@@ -77,7 +77,8 @@ def header(
     }
 
 
-def _version() -> str:
+def version() -> str:
+    """Return the version of streamface that is installed."""
     try:
         return metadata.version("streamface")
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
