@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TextIO, TypeVar
 
+from streamface.batch import command as batch
 from streamface.compute import AUTO, PRECISIONS, RUNTIMES
 from streamface.errors import SourceError, StreamfaceError, UsageError
 from streamface.network import parse_duration_s
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from streamface.app import Run
+    from streamface.batch.driver import Batch
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -93,6 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_run(commands.add_parser("run", help="process a source", description=_RUN_DESCRIPTION))
+    _add_batch(
+        commands.add_parser(
+            "batch",
+            help="process many files, resumably, on many cores or machines",
+            description=batch.DESCRIPTION,
+            conflict_handler="resolve",
+        )
+    )
     _add_generate(
         commands.add_parser(
             "generate", help="draw people who do not exist", description=_GENERATE_DESCRIPTION
@@ -134,6 +144,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="file, folder, 'glob*', camera number, device, URL, 'demo', 'demo:portrait'; several, "
         "or a .streams file with one a line, run at once if any is live, else one by one",
     )
+    _add_processing(parser)
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_batch)
+    _add_processing(parser)
+    batch.add_arguments(parser)
+
+
+def _add_processing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to read")
     group.add_argument("--start", type=_seconds, default=0.0, metavar="T", help="s or h:mm:ss")
     group.add_argument("--end", type=_seconds, metavar="T", help="stop before this time")
@@ -512,6 +532,16 @@ def _run(arguments: argparse.Namespace) -> int:
     return PARTIAL if run.playlist.failures or run.failed_outputs else DONE
 
 
+def _batch(arguments: argparse.Namespace) -> int:
+    # Source and outputs differ from file to file; what else a run is told holds for all of them.
+    none = dict.fromkeys(f"save_{kind}" for kind in _DATA_KINDS)
+    one_run = {**vars(arguments), **none, "source": "demo", "output": None}
+    how = _settings(argparse.Namespace(**one_run))
+    _set_up_logging("error" if arguments.quiet else arguments.log_level)
+    with _Interrupts() as interrupts:
+        return batch.main(arguments, how, interrupts.watch)
+
+
 class _Interrupts:
     """First Ctrl-C (or SIGTERM): finish what is under way. Second: cancel.
 
@@ -525,7 +555,11 @@ class _Interrupts:
     def __init__(self) -> None:
         self.count = 0
         self._last_s = float("-inf")
-        self.run: Run | None = None
+        self.run: Run | Batch | None = None
+
+    def watch(self, run: Run | Batch) -> None:
+        """Stop that one from now on."""
+        self.run = run
 
     def __enter__(self) -> Self:
         self._before = {

@@ -1,0 +1,292 @@
+"""The loop of a batch: what is done next, what is tried again, and what is given up.
+
+The driver holds only what is under way and what waits to be tried again; the sources come one by
+one from the listing, what is known of them from the manifest.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from streamface.batch.job import Task, TaskResult
+from streamface.batch.listing import Found, find, targets_of
+from streamface.batch.local import LocalStore
+from streamface.batch.manifest import DONE, FAILED, SET_ASIDE
+from streamface.batch.work import sweep, workshop_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from streamface.batch.executor import Executor
+    from streamface.batch.job import BatchOptions
+    from streamface.batch.manifest import Manifest
+    from streamface.errors import SourceError
+
+_MOST_DEATHS: Final = 2
+_MOST_LOSSES: Final = 10
+_LOOK_EVERY_S: Final = 0.25
+# Sources looked at between two looks at the workers: those that are done already go by fast.
+_LISTED_AT_ONCE: Final = 200
+# With so many that wait to be tried again, no new ones are begun.
+_MOST_WAITING: Final = 1000
+_FIRST_WAIT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 60.0
+_FAILURES_KEPT: Final = 100
+_DEADLY: Final = frozenset({"crashed", "memory"})
+_LEAVES_FILES: Final = frozenset({"crashed", "memory", "timeout", "lost"})
+_FINAL: Final = frozenset({"usage", "model", "clash", "exists"})
+"""Kinds of failure that another try does not cure."""
+
+
+@dataclass(slots=True)
+class BatchTally:
+    """What a batch has done so far."""
+
+    files: int = 0
+    """Sources that were found."""
+    done: int = 0
+    skipped: int = 0
+    """Done by an earlier batch."""
+    failed: int = 0
+    """Given up, those set aside among them."""
+    retried: int = 0
+    frames: int = 0
+    media_s: float = 0.0
+    """Seconds of video that were processed."""
+    bytes_over: int = 0
+    """Size of all sources that are done with, whatever became of them."""
+    failures: list[TaskResult] = field(default_factory=list)
+    """The first hundred; the manifest has all."""
+    began_s: float = field(default_factory=time.monotonic)
+    ended_s: float | None = None
+    first_begun_s: float | None = None
+    """When the first file was given to a worker, after the beginning."""
+    stopped: str | None = None
+    """Why the batch ended before all was done."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return (self.ended_s or time.monotonic()) - self.began_s
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of video a second."""
+        return self.media_s / self.seconds if self.seconds > 0 else 0.0
+
+
+class Batch:
+    """One batch, from its sources to a manifest that knows what became of each."""
+
+    def __init__(
+        self,
+        options: BatchOptions,
+        executor: Executor,
+        manifest: Manifest,
+        *,
+        on_result: Callable[[TaskResult, str | None], None] | None = None,
+    ) -> None:
+        """on_result: is told of every result and its status; None: it will be tried again."""
+        self.options = options
+        self.executor = executor
+        self.manifest = manifest
+        self.tally = BatchTally()
+        self.stopping = False
+        self.is_listed = False
+        """Whether every source was found."""
+        self._on_result = on_result
+        self._store = LocalStore()
+        self._sources = self._failed() if options.only_failed else find(options, self._unlisted)
+        self._under_way = 0
+        self._again: list[tuple[float, int, Task]] = []
+        self._number = 0
+
+    # -- running
+
+    def execute(self) -> BatchTally:
+        """Do all there is to do, or to ``stop``. Raises StreamfaceError where nothing can go on."""
+        tally = self.tally
+        while True:
+            self._fill()
+            if not self._under_way and (self.stopping or self._is_over()):
+                break
+            result = self.executor.next(self._wait_s())
+            if result is not None:
+                self._under_way -= 1
+                self._settle(result)
+        tally.ended_s = time.monotonic()
+        return tally
+
+    def stop(self) -> None:
+        """Begin nothing more; what is under way is finished. Signal-safe."""
+        self.stopping = True
+
+    def interrupt(self) -> None:
+        """Leave at once, by a KeyboardInterrupt. For a signal handler in the thread that runs."""
+        self.stopping = True
+        raise KeyboardInterrupt
+
+    def _is_over(self) -> bool:
+        return self.is_listed and not self._again
+
+    def _wait_s(self) -> float:
+        """Return how long to wait for a result: not at all while sources can still be looked at."""
+        if self.stopping or self.is_listed or len(self._again) >= _MOST_WAITING:
+            return _LOOK_EVERY_S
+        return 0.0 if self._under_way < self.executor.capacity else _LOOK_EVERY_S
+
+    def _fill(self) -> None:
+        """Give work to all who have none; look at a bounded number of sources for it."""
+        left = _LISTED_AT_ONCE
+        while not self.stopping and self._under_way < self.executor.capacity and left > 0:
+            left -= 1
+            task = self._next_task()
+            if task is not None:
+                self._begin(task)
+            elif self.is_listed or len(self._again) >= _MOST_WAITING:
+                return
+
+    def _begin(self, task: Task) -> None:
+        self.manifest.begin(task)
+        self.executor.submit(task)
+        self._under_way += 1
+        if self.tally.first_begun_s is None:
+            self.tally.first_begun_s = self.tally.seconds
+
+    # -- choosing
+
+    def _next_task(self) -> Task | None:
+        """Return what to do now, or None: nothing left, or this source needs nothing."""
+        if self._again and self._again[0][0] <= time.monotonic():
+            return heapq.heappop(self._again)[2]
+        if len(self._again) >= _MOST_WAITING:
+            return None
+        found = next(self._sources, None)
+        if found is None:
+            self.is_listed = True
+            return None
+        self.tally.files += 1
+        return self._task_of(found)
+
+    def _task_of(self, found: Found) -> Task | None:
+        targets = targets_of(found, self.options)
+        self._number += 1
+        task = Task(
+            number=self._number,
+            source=found.source,
+            key=found.key,
+            fingerprint=found.fingerprint,
+            size_bytes=found.size_bytes,
+            targets=targets,
+        )
+        other = self.manifest.claim(targets.values(), task.key)
+        if other is not None:
+            line = f"{found.source} and {other} would both become {next(iter(targets.values()))}"
+            self._close(TaskResult(task=task, kind="clash", line=line), FAILED)
+            return None
+        if self._is_done(task):
+            self.tally.skipped += 1
+            self.tally.bytes_over += task.size_bytes
+            return None
+        taken = self._taken(task)
+        if taken is not None:
+            line = f"{taken} exists and is of no batch; pass --overwrite to replace it"
+            self._close(TaskResult(task=task, kind="exists", line=line), FAILED)
+            return None
+        return task
+
+    def _is_done(self, task: Task) -> bool:
+        known = self.manifest.last(task.key)
+        if known is None or not known.is_done:
+            return False
+        if not known.matches(task.fingerprint, self.manifest.work):
+            return False
+        outputs = known.outputs
+        return outputs.keys() == set(task.targets.values()) and all(
+            self._store.size_bytes(place) == size for place, size in outputs.items()
+        )
+
+    def _taken(self, task: Task) -> str | None:
+        """Return an output that stands there already and was not written by a batch."""
+        if self.options.overwrite:
+            return None
+        return next(
+            (
+                target
+                for target in task.targets.values()
+                if self._store.size_bytes(target) is not None and not self.manifest.is_ours(target)
+            ),
+            None,
+        )
+
+    def _failed(self) -> Iterator[Found]:
+        """Yield the sources that the manifest knows as failed and that are still there."""
+        for found in find(self.options, self._unlisted):
+            known = self.manifest.last(found.key)
+            if known is not None and not known.is_done:
+                yield found
+
+    def _unlisted(self, exc: SourceError) -> None:
+        """Count a folder that cannot be read among the files that failed."""
+        self.tally.files += 1
+        self._number += 1
+        folder = str(exc).split(": ", 1)[0].removeprefix("cannot list ")
+        task = Task(number=self._number, source=folder, key=str(Path(folder).absolute()))
+        self._close(TaskResult(task=task, kind="source", line=str(exc)), FAILED)
+
+    # -- judging
+
+    def _settle(self, result: TaskResult) -> None:
+        task, kind = result.task, result.kind
+        if kind in _LEAVES_FILES:
+            sweep(workshop_root(self.options.output))
+        if kind is None:
+            self.tally.frames += result.frames
+            self.tally.media_s += result.duration_s
+            self._close(result, DONE)
+        elif kind == "lost":
+            self._retry_or_close(result, task.again(losses=1), more=task.losses + 1 < _MOST_LOSSES)
+        elif kind in _DEADLY:
+            more = task.deaths + 1 < _MOST_DEATHS
+            self._retry_or_close(result, task.again(deaths=1), more=more)
+        elif kind == "no-space":
+            # The next file would fail as this one: whoever runs the batch has to act.
+            self.tally.stopped = result.line
+            self.stop()
+            self._close(result, FAILED)
+        else:
+            more = kind not in _FINAL and task.tries < self.options.retries
+            self._retry_or_close(result, task.again(tries=1), more=more)
+
+    def _retry_or_close(self, result: TaskResult, again: Task, *, more: bool) -> None:
+        if not more:
+            self._close(result, SET_ASIDE if result.kind in _DEADLY else FAILED)
+            return
+        self.tally.retried += 1
+        before = again.tries + again.deaths + again.losses - 1
+        # What is lost is not its own fault and need not wait.
+        wait_s = 0.0 if result.kind == "lost" else _FIRST_WAIT_S * 2 ** min(before, 10)
+        due_s = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
+        heapq.heappush(self._again, (due_s, again.number, again))
+        self._tell(result, None)
+
+    def _close(self, result: TaskResult, status: str) -> None:
+        """Note what became of a file for good."""
+        self.manifest.finish(result, status)
+        tally = self.tally
+        tally.bytes_over += result.task.size_bytes
+        if status == DONE:
+            tally.done += 1
+        else:
+            tally.failed += 1
+            if len(tally.failures) < _FAILURES_KEPT:
+                tally.failures.append(result)
+        self._tell(result, status)
+
+    def _tell(self, result: TaskResult, status: str | None) -> None:
+        if self._on_result is not None:
+            self._on_result(result, status)

@@ -1,0 +1,133 @@
+"""What a batch is to do: its sources found one by one, and the names of what is made of each."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from streamface.batch.job import VIDEO
+from streamface.batch.local import LocalStore, entry_of
+from streamface.errors import SourceError, UsageError
+from streamface.sinks import IMAGE_SUFFIXES as WRITABLE_IMAGES
+from streamface.sources import DEMO, IMAGE_SUFFIXES, PORTRAIT, VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamface.batch.job import BatchOptions
+    from streamface.batch.local import Entry, OnError
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_KNOWN: Final = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A source, before anything is known of what became of it."""
+
+    source: str
+    """As it is opened, and as the data files name it."""
+    name: str
+    """Where its outputs go below the output folder, with slashes and its own extension."""
+    size_bytes: int
+    fingerprint: str
+
+    @property
+    def key(self) -> str:
+        """The same for every spelling of a path."""
+        return self.source if self.source in {DEMO, PORTRAIT} else os.path.abspath(self.source)  # noqa: PTH100 - links stay
+
+
+def is_url(location: str) -> bool:
+    """Whether that is no path."""
+    return _URL.match(location) is not None
+
+
+def check_sources(sources: tuple[str, ...]) -> None:
+    """Refuse at once what can never be listed. Raises SourceError, UsageError."""
+    for source in sources:
+        if is_url(source):
+            raise UsageError(f"a batch cannot list {source.split('://')[0]}:// yet; give paths")
+        if source in {DEMO, PORTRAIT} or glob.has_magic(source):
+            continue
+        if not Path(source).expanduser().exists():
+            raise SourceError(f"{source} does not exist")
+
+
+def find(options: BatchOptions, on_error: OnError) -> Iterator[Found]:
+    """Yield every source, lazily and in an order that is the same each time.
+
+    Of folders all videos and pictures, also in the folders below, but not those in the batch's own
+    output; of patterns and names what they name. on_error is told of folders that cannot be read.
+    """
+    output = Path(options.output).resolve()
+    for source in options.sources:
+        if source in {DEMO, PORTRAIT}:
+            yield Found(source, source.replace(":", "_"), 0, source)
+            continue
+        path = Path(source).expanduser()
+        if path.is_dir():
+            yield from _in_folder(path, output, on_error)
+        elif path.exists():
+            yield from _named(path, path.name)
+        else:
+            yield from _matching(str(path), output, on_error)
+
+
+def _in_folder(folder: Path, output: Path, on_error: OnError) -> Iterator[Found]:
+    for entry in LocalStore().list(str(folder), on_error=on_error, skip=output):
+        if Path(entry.name).suffix.lower() in _KNOWN:
+            yield _found(entry)
+
+
+def _matching(pattern: str, output: Path, on_error: OnError) -> Iterator[Found]:
+    """Yield what a pattern matches; names go on from the last folder that is no pattern."""
+    parts = Path(pattern).parts
+    fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    root = Path(*parts[:fixed])
+    for match in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - yields what was typed
+        path = Path(match)
+        if path.resolve().is_relative_to(output):
+            continue
+        name = path.relative_to(root).as_posix()
+        if path.is_dir():
+            inside = partial(_in_folder, path, output, on_error)
+            yield from (
+                Found(each.source, f"{name}/{each.name}", each.size_bytes, each.fingerprint)
+                for each in ([] if "**" in pattern else inside())
+            )
+        elif path.suffix.lower() in _KNOWN:
+            yield from _named(path, name)
+
+
+def _named(path: Path, name: str) -> Iterator[Found]:
+    entry = entry_of(path, name)
+    if entry is not None:
+        yield _found(entry)
+
+
+def _found(entry: Entry) -> Found:
+    return Found(entry.location, entry.name, entry.size_bytes, entry.fingerprint)
+
+
+def targets_of(found: Found, options: BatchOptions) -> dict[str, str]:
+    """Return the final place of each output of a source, by its kind.
+
+    ``a/b.mov`` becomes ``OUTPUT/a/b.mp4``, ``OUTPUT/a/b.jsonl`` …; a picture keeps its own format if
+    that can be written, else it becomes a PNG.
+    """
+    stem = found.name
+    suffix = Path(stem).suffix.lower()
+    if suffix in _KNOWN:
+        stem = stem[: -len(suffix)]
+    picture = suffix if suffix in WRITABLE_IMAGES else ".png"
+    suffixes = {kind: f".{kind}" for kind in options.data}
+    if options.video:
+        suffixes[VIDEO] = picture if suffix in IMAGE_SUFFIXES else options.suffix
+    root = os.path.abspath(Path(options.output).expanduser())  # noqa: PTH100 - links stay
+    return {kind: f"{root}/{stem}{suffixes[kind]}" for kind in options.kinds}
