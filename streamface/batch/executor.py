@@ -151,11 +151,13 @@ class PoolExecutor:
     def _replace(self, process: _Process) -> TaskResult | None:
         """Start another worker for one that is gone; return what that made of its task."""
         line, kind = process.end(), process.verdict or "crashed"
+        place = self._processes.index(process)
+        del self._processes[place]
         if not process.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= _MOST_FAILED_STARTS:
                 raise BackendUnavailable(f"workers do not start: {line}")
-        self._processes[self._processes.index(process)] = self._start(process.number)
+        self._processes.insert(place, self._start(process.number))
         if process.task is None:
             return None
         seconds = time.monotonic() - process.began_s

@@ -118,8 +118,8 @@ def _found(entry: Entry) -> Found:
 def targets_of(found: Found, options: BatchOptions) -> dict[str, str]:
     """Return the final place of each output of a source, by its kind.
 
-    ``a/b.mov`` becomes ``OUTPUT/a/b.mp4``, ``OUTPUT/a/b.jsonl`` …; a picture keeps its own format if
-    that can be written, else it becomes a PNG.
+    ``a/b.mov`` becomes ``OUTPUT/a/b.mp4``, ``OUTPUT/a/b.jsonl`` …; a picture keeps its own format
+    if that can be written, else it becomes a PNG.
     """
     stem = found.name
     suffix = Path(stem).suffix.lower()

@@ -1,9 +1,10 @@
 """What a batch remembers: a journal of one JSON line a file, and the table made of it.
 
 The journal is only ever appended to. The line of a file that is done or has failed is on the disk
-when ``finish`` returns; a line that a kill or a full disk cut short can only be the last one, and is
-dropped when the journal is opened again. Memory does not grow with the number of files: the newest
-line of each is looked up in a temporary SQLite file, built from the journal, gone with the process.
+when ``finish`` returns; a line that a kill or a full disk cut short can only be the last one, and
+is dropped when the journal is opened again. Memory does not grow with the number of files: the
+newest line of each is looked up in a temporary SQLite file, built from the journal, gone with the
+process.
 """
 
 from __future__ import annotations

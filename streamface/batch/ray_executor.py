@@ -2,8 +2,8 @@
 
 A file that kills its worker kills that process, not the actor, so time-outs, memory ceilings and
 crashes are told apart by the same code as on one machine. An actor is lost only with its machine or
-by Ray's own doing, and then another one is asked for. Tasks and results are small values that travel
-inside the calls; nothing is put into the object store.
+by Ray's own doing, and then another one is asked for. Tasks and results are small values that
+travel inside the calls; nothing is put into the object store.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_CONNECT_S: Final = 10.0
 _PATIENCE_S: Final = 30.0
 """After this it is told that no worker could start yet."""
 _MOST_LOST_STARTS: Final = 5
@@ -81,7 +82,7 @@ class RayExecutor:
         self._idle: dict[Any, str] = {}
         self._busy: dict[Any, _Call] = {}
         self._began_s = time.monotonic()
-        self._has_told = False
+        self._has_told = self._is_closed = False
         self._lost_starts = 0
         for _ in range(self._wanted):
             self._ask()
@@ -160,7 +161,7 @@ class RayExecutor:
             return
         if theirs != version():
             raise UsageError(
-                f"{machine} has streamface {theirs}, and this is {version()}; install the same on all"
+                f"{machine} has streamface {theirs}, this machine {version()}; install one on all"
             )
         self._lost_starts = 0
         self._idle[actor] = machine
@@ -180,11 +181,11 @@ class RayExecutor:
 
     def close(self) -> None:
         """End all workers at once and leave the cluster."""
-        for actor in [
-            *self._starting.values(),
-            *self._idle,
-            *(c.actor for c in self._busy.values()),
-        ]:
+        if self._is_closed:
+            return  # Ray would connect anew to be asked
+        self._is_closed = True
+        busy = [call.actor for call in self._busy.values()]
+        for actor in [*self._starting.values(), *self._idle, *busy]:
             self._dismiss(actor)
         self._ray.shutdown()
 
@@ -213,6 +214,7 @@ def _connected(address: str) -> Any:
         raise BackendUnavailable(
             "--cluster needs Ray; run pip install 'streamface[ray]', or leave --cluster out"
         ) from exc
+    _check_address(address)
     handlers = _handlers()
     try:
         ray.init(
@@ -229,6 +231,19 @@ def _connected(address: str) -> Any:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return ray
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that nobody answers at; Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--cluster must be auto or HOST:PORT of the head node, not '{address}'")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as exc:
+        raise BackendUnavailable(f"no Ray cluster at '{address}': {exc}") from exc
 
 
 def _handlers() -> dict[int, Any]:
