@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,25 @@ def pytest_runtest_setup(item):
     if os.environ.get("STREAMFACE_REQUIRE_GPU"):
         pytest.fail("STREAMFACE_REQUIRE_GPU is set, but no NVIDIA driver shows a GPU")
     pytest.skip("needs an NVIDIA GPU ($STREAMFACE_REQUIRE_GPU=1 makes this a failure)")
+
+
+@pytest.fixture(scope="session")
+def two_nodes():
+    """Two Ray nodes of one core each on this machine, or a skip where there is no Ray."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs Ray (pip install 'streamface[ray]')")
+    from ray_nodes import cluster
+
+    with cluster(2) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def quiet_ray():
+    """Let Ray warn of what comes; here warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,69 +2,57 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import signal
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-OBJECT_STORE_BYTES = 80 << 20
-
-
-def needs_ray():
-    """Skip without Ray; where it is, set what it reads when it is imported for the first time."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("needs Ray (pip install ray)")
-    os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_DISABLE_IMPORT_WARNING="1",
-        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-        # Off: a driver would look for 127.0.0.1 at the machine's address on the network.
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-        # Workers import what we can.
-        PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
-    )
+NODE = {
+    "num_cpus": 1,
+    "object_store_memory": 80 << 20,
+    "include_dashboard": False,
+    "node_ip_address": "127.0.0.1",
+}
 
 
 @contextmanager
 def cluster(nodes):
     """Start that many nodes of one core each, the first as head; end them all."""
-    needs_ray()
-    from ray.cluster_utils import Cluster
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "node_ip_address": "127.0.0.1",
-        },
-    )
-    try:
-        for _ in range(nodes - 1):
-            add_node(made)
-        yield made
-    finally:
+    # Ray reads these when it is imported for the first time, or hands them on to its workers.
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Off: a driver would look for 127.0.0.1 at the machine's address on the network.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Workers import what we can.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    with pytest.MonkeyPatch.context() as environment, warnings.catch_warnings():
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        warnings.simplefilter("ignore")
         import ray
+        from ray.cluster_utils import Cluster
 
-        ray.shutdown()
-        made.shutdown()
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        made = Cluster(initialize_head=True, head_node_args=NODE)
+        try:
+            for _ in range(nodes - 1):
+                add_node(made)
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
 
 
 def add_node(made):
     """Start another node and wait for it."""
-    return made.add_node(
-        num_cpus=1,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        node_ip_address="127.0.0.1",
-    )
+    return made.add_node(**NODE)
 
 
 def kill_node(made, node):

@@ -10,7 +10,7 @@ import clips
 import pytest
 
 from streamface import app
-from streamface.app import Run
+from streamface.app import Nets, Run
 from streamface.atomic import AtomicPath
 from streamface.datasinks import JsonlSink
 from streamface.errors import SinkError, SourceError, StageError, UsageError
@@ -61,6 +61,25 @@ def lines_of(path):
 
 
 # -- the real thing
+
+
+def test_runs_share_the_nets_that_they_are_given(tmp_path):
+    """What the second run writes is what it writes with nets of its own."""
+    nets = Nets()
+    options = {"max_frames": 6, "output": None, "tasks": ("emotion", "gender")}
+    opened = []
+    for name in ("a", "b"):
+        with Run(settings("demo", tmp_path / name, **options), nets=nets) as run:
+            run.execute()
+            opened.append(run._models)
+    assert opened[0] == opened[1]
+    execute(settings("demo", tmp_path / "c", **options))
+    lines = {(tmp_path / name / "out.jsonl").read_bytes() for name in "abc"}
+    assert len(lines) == 1
+    nets.close()
+    with Run(settings("demo", tmp_path / "d", **options), nets=nets) as run:
+        assert run._models["emotion"] is not opened[0]["emotion"]
+    nets.close()
 
 
 def test_the_demo_runs_with_the_shipped_models(tmp_path):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 from batch_bodies import CannotBeLoaded, obey
-from ray_nodes import add_node, cluster, kill_node, needs_ray
+from ray_nodes import add_node, kill_node
 
 from streamface.batch.executor import PoolExecutor
 from streamface.batch.job import Limits, Task
@@ -18,14 +17,6 @@ from streamface.batch.worker import share
 from streamface.errors import BackendUnavailable, UsageError
 
 WAIT_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def two_nodes():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with cluster(2) as nodes:
-            yield nodes
 
 
 def pool(_request, **limits):
@@ -40,14 +31,12 @@ def on_ray(request, **limits):
 
 
 @pytest.fixture(params=[pool, on_ray], ids=["pool", "ray"])
-def start(request):
+def start(request, quiet_ray):
     """Return what starts an executor of two workers; none of it is left afterwards."""
     began = []
 
     def begin(**limits):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            began.append(request.param(request, **limits))
+        began.append(request.param(request, **limits))
         return began[-1]
 
     yield begin
@@ -252,7 +241,7 @@ def test_a_memory_ceiling_needs_proc(monkeypatch, tmp_path):
         PoolExecutor(obey, 1, Limits(memory_mb=100))
 
 
-def test_ray_finishes_elsewhere_what_a_killed_node_had(two_nodes, tmp_path):
+def test_ray_finishes_elsewhere_what_a_killed_node_had(two_nodes, quiet_ray, tmp_path):
     """A node's tasks come back as lost, through no fault of theirs, and others take them."""
     from streamface.batch.ray_executor import Placement, RayExecutor
 
@@ -275,8 +264,7 @@ def test_ray_finishes_elsewhere_what_a_killed_node_had(two_nodes, tmp_path):
     assert not [t for t in threading.enumerate() if t.name.startswith("streamface-")]
 
 
-def test_ray_needs_a_cluster(monkeypatch):
-    needs_ray()
+def test_ray_needs_a_cluster(two_nodes):
     from streamface.batch.ray_executor import Placement, RayExecutor
 
     with pytest.raises(BackendUnavailable, match="no Ray cluster at '127.0.0.1:1'"):

