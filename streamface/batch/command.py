@@ -32,7 +32,7 @@ DESCRIPTION: Final = (
 DONE, FAILED, PARTIAL, INTERRUPTED = 0, 1, 3, 130
 _DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
 _OLD_WORKERS_S: Final = 15.0
-"""How long workers of a batch that was killed may take to notice it."""
+"""How long workers may take to notice that their driver is gone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +205,10 @@ def _manifest(options: BatchOptions) -> Iterator[Manifest]:
     if not lock.take():
         raise UsageError(f"another batch is at work on {options.output}; wait for it, or end it")
     try:
-        _outlive_workers(options)
+        if not _outlive_workers(options):
+            raise UsageError(
+                f"workers of an earlier batch are still at work on {options.output}; end them"
+            )
         with Manifest(folder / "journal.jsonl", work) as manifest:
             manifest.describe(relevant_options(options), version())
             yield manifest
@@ -213,24 +216,26 @@ def _manifest(options: BatchOptions) -> Iterator[Manifest]:
         lock.free()
 
 
-def _outlive_workers(options: BatchOptions) -> None:
-    """Wait until workers of a batch that was killed are gone, and remove what they left."""
+def _outlive_workers(options: BatchOptions) -> bool:
+    """Wait until workers that have lost their driver are gone, and remove what they left.
+
+    Returns whether all of them are gone in the end.
+    """
     from streamface.batch.work import sweep, workshop_root
 
     until_s = time.monotonic() + _OLD_WORKERS_S
     while sweep(workshop_root(options.output)):
         if time.monotonic() > until_s:
-            raise UsageError(
-                f"workers of an earlier batch are still at work on {options.output}; end them"
-            )
-        time.sleep(0.1)
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @contextmanager
 def _executor(options: BatchOptions) -> Iterator[Executor]:
     """Start the workers."""
     from streamface.batch.job import Limits
-    from streamface.batch.work import Work, sweep, workshop_root
+    from streamface.batch.work import Work
 
     body = Work(options, str(Path.cwd()))
     limits = Limits(timeout_s=options.timeout_s, memory_mb=options.memory_mb)
@@ -250,7 +255,7 @@ def _executor(options: BatchOptions) -> Iterator[Executor]:
             with PoolExecutor(body, workers, limits, threads=threads) as near:
                 yield near
     finally:
-        sweep(workshop_root(options.output))
+        _outlive_workers(options)  # those of other machines take a moment to hear of it
 
 
 def usable_cores() -> int:
