@@ -208,13 +208,15 @@ def _connected(address: str) -> Any:
     """Return Ray, connected to a cluster that runs already."""
     # Read when Ray is imported: nothing of what is done here is told to anybody.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    where = _parsed(address)
     try:
         import ray
     except ImportError as exc:
         raise BackendUnavailable(
             "--cluster needs Ray; run pip install 'streamface[ray]', or leave --cluster out"
         ) from exc
-    _check_address(address)
+    if where is not None:
+        _check_somebody_answers(address, where)
     handlers = _handlers()
     try:
         ray.init(
@@ -233,15 +235,20 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _check_address(address: str) -> None:
-    """Refuse an address that nobody answers at; Ray itself would try for minutes."""
+def _parsed(address: str) -> tuple[str, int] | None:
+    """Return host and port, None for auto. Raises UsageError."""
     if address == "auto":
-        return
+        return None
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise UsageError(f"--cluster must be auto or HOST:PORT of the head node, not '{address}'")
+    return host.strip("[]"), int(port)
+
+
+def _check_somebody_answers(address: str, where: tuple[str, int]) -> None:
+    """Refuse an address that nobody answers at; Ray itself would try for minutes."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        socket.create_connection(where, timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as exc:
         raise BackendUnavailable(f"no Ray cluster at '{address}': {exc}") from exc
 
