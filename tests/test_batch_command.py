@@ -139,6 +139,8 @@ def test_options_of_run_hold_for_every_file(source):
         (["in", "--output", "out", "--conf", "7"], 2, "--conf must be"),
         (["in", "--output", "in/a.mp4"], 1, "cannot write"),
         (["in", "--output", "out", "--cluster", "somewhere"], 2, "HOST:PORT"),
+        (["in", "--output", "out", "--serve", "8000"], 2, "for `streamface run`"),
+        (["in", "--output", "out", "--segment", "10m"], 2, "for `streamface run`"),
     ],
 )
 def test_what_cannot_be_is_one_line(source, capfd, arguments, code, said):

@@ -110,6 +110,15 @@ def options_of(arguments: argparse.Namespace, how: Settings) -> BatchOptions:
     """Return what the arguments ask for. Raises UsageError."""
     from streamface.batch.job import BatchOptions
 
+    live = {
+        "--show, --serve and --virtual-camera": how.is_watched,
+        "--segment": how.segment_s is not None,
+        "--simulate-live": how.simulate_live,
+    }
+    for what, given in live.items():
+        if given:
+            raise UsageError(f"{what}: for `streamface run`; a batch writes whole files")
+
     data = tuple(kind for kind in _DATA_KINDS if getattr(arguments, f"save_{kind}"))
     return BatchOptions(
         sources=tuple(arguments.sources),
