@@ -349,7 +349,7 @@ def test_a_live_run_does_less_when_it_cannot_keep_up(tmp_path, monkeypatch, capl
     waited = (20, lambda _: None)
     run = execute(settings(1, tmp_path / "out", output=None), Opener(waited))
     assert run._detector.imgsz == 320
-    assert run._find.detect_every == 8
+    assert run._finder.detect_every == 8
     assert run._classifier.rarer == 2
     assert run.tally.lowered == "detector 320 px, detect every 8, emotions 2 times rarer"
     assert "cannot keep up: now less" in caplog.text

@@ -31,6 +31,7 @@ Progress: TypeAlias = "Callable[[str, int, int], None]"
 MAX_BATCH: Final = 1024
 _OPT_BATCH: Final = 8  # faces that are looked at together in a lively video
 _LEVELS: Final = range(6)
+_SIGNAL_S: Final = 0.2
 _RTX: Final = "tensorrt_rtx"
 
 
@@ -153,6 +154,9 @@ def _in_a_thread(work: Callable[[], bytes], stop: threading.Event) -> bytes:
     try:
         thread.start()
         ready.set()  # not before: a thread whose start was interrupted cannot be joined
+        # Python misses a signal that comes just before it blocks, until something else wakes it.
+        while thread.is_alive():
+            thread.join(_SIGNAL_S)
         return result.result()
     finally:
         stop.set()
