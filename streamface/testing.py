@@ -1,6 +1,7 @@
 """Small fakes for tests of code that uses streamface: no model, no codec, no camera.
 
-``CountingSource`` gives grey frames, ``FixedDetector`` finds the same faces in every one.
+``CountingSource`` gives grey frames, ``FixedDetector`` finds the same faces in every one;
+``no_work`` is a batch's task without its work.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamface.batch.job import TaskResult
 from streamface.decode import Damage, StreamInfo
 from streamface.frame import Colour, Face, Frame, Planes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from streamface.batch.job import Task
     from streamface.frame import Packet
 
 FACE_PX = (40.0, 30.0, 80.0, 80.0)
@@ -105,3 +108,8 @@ class FixedDetector:
         """Return the faces."""
         self.calls += 1
         return self.faces
+
+
+def no_work(task: Task) -> TaskResult:
+    """Do nothing with a file, so that only what a batch itself costs is left."""
+    return TaskResult(task=task, frames=1)

@@ -4,6 +4,7 @@
     python tools/bench.py stages --source CLIP      where the time goes, stage by stage
     python tools/bench.py kernels                   each Numba kernel against the OpenCV road
     python tools/bench.py live --source CLIP        age of frames, drops and growth of live streams
+    python tools/bench.py batch --source DIR        `streamface batch`: speed-up, and its own cost
 
 ``cost`` starts whole processes, `streamface run` and a bare PyAV transcode (same decoder threads,
 same encoder settings, audio copied) in turn, and takes the operating system's own accounting
@@ -15,6 +16,12 @@ cost for a single frame, as in a long video.
 own. The age of a frame reaches from its capture until it is handed out, or written with
 ``--write``; times to the first frame count from the start of the process. ``start`` is a moment
 after that, when all is loaded, so what differs at the ``end`` has grown.
+
+``batch`` times whole batches with each number of workers, each worker held to one core, from the
+beginning of the command's work to the last file. ``overhead_ms_per_file``, ``driver_rss_mb`` and
+``first_start_s`` come from batches over empty files whose workers do nothing: the wall time a file,
+the peak memory of the driver's process, and the time until the first file is done, the start of its
+worker included. ``--cluster`` does all of it on a Ray cluster.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -279,6 +287,79 @@ def held() -> Report:
     return report
 
 
+def batch(arguments: argparse.Namespace) -> Report:
+    """Return what several workers gain, and what a file costs that needs no work."""
+    where = ["--cluster", arguments.cluster] if arguments.cluster else []
+    report: Report = {"source": Path(arguments.source).name, "seconds": {}}
+    for workers in arguments.workers:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                sys.executable, "-m", "streamface", "batch", arguments.source, "--output", folder,
+                "--workers", str(workers), "--threads", "1", "--preset", arguments.preset,
+                "--quiet", "--json", "-", *where, *arguments.extra,
+            ]  # fmt: skip
+            done = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        report["files"] = done["files"]
+        report["seconds"][str(workers)] = done["seconds"]
+        report[f"times_real_time_{workers}"] = done["times_real_time"]
+    fewest, most = (report["seconds"][str(pick(arguments.workers))] for pick in (min, max))
+    report["speedup"] = fewest / most
+    for files in arguments.files:
+        command = [
+            sys.executable, __file__, "batch-of-nothing", "--files", str(files),
+            "--workers", str(max(arguments.workers)), *where,
+        ]  # fmt: skip
+        found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        # The last count, the largest by default, stands under the plain name.
+        report |= found | {f"{name}_{files}": value for name, value in found.items()}
+    return report
+
+
+def batch_of_nothing(files: int, workers: int, cluster: str | None) -> Report:
+    """Run a batch over empty files in this process; return what it cost."""
+    import resource
+
+    from streamface.batch.driver import Batch
+    from streamface.batch.executor import Executor, PoolExecutor
+    from streamface.batch.job import BatchOptions, Limits
+    from streamface.batch.manifest import Manifest
+    from streamface.batch.ray_executor import Placement, RayExecutor
+    from streamface.settings import Settings
+    from streamface.testing import no_work
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        source = Path(folder, "in")
+        source.mkdir()
+        for number in range(files):
+            (source / f"{number:06}.mp4").touch()
+        options = BatchOptions(
+            sources=(str(source),), output=str(Path(folder, "out")), how=Settings(source="demo")
+        )
+        manifest = stack.enter_context(Manifest(Path(folder, "journal.jsonl"), "nothing"))
+        began_s = time.perf_counter()
+        executor: Executor
+        if cluster is None:
+            executor = stack.enter_context(PoolExecutor(no_work, workers, threads=1))
+        else:
+            placement = Placement(workers=workers)
+            executor = stack.enter_context(RayExecutor(no_work, Limits(), cluster, placement))
+        first_s: list[float] = []
+
+        def on_result(*_: object) -> None:
+            if not first_s:
+                first_s.append(time.perf_counter() - began_s)
+
+        tally = Batch(options, executor, manifest, on_result=on_result).execute()
+        spent_s = time.perf_counter() - began_s - first_s[0]
+        assert tally.done == files, f"{tally.done} of {files} files"
+        scale = 2**20 if sys.platform == "darwin" else 2**10
+        return {
+            "overhead_ms_per_file": 1e3 * spent_s / max(1, files - 1),
+            "driver_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale,
+            "first_start_s": first_s[0],
+        }
+
+
 def best_us(work: Callable[[], object], seconds: float = 0.5) -> float:
     """Return the fastest of many calls in microseconds: the least disturbed one."""
     work()
@@ -425,6 +506,11 @@ def machine() -> Report:
     }
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Parse ``1,2,4``."""
+    return [int(part) for part in text.split(",")]
+
+
 def show(report: Report) -> None:
     """Print a report as a table for people."""
     from rich.console import Console
@@ -436,10 +522,7 @@ def show(report: Report) -> None:
     Console().print(table)
 
 
-def main() -> int:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    commands = parser.add_subparsers(dest="command", required=True)
+def _add_live(commands: Any) -> None:
     for name, lasting in (("live", live), ("live-once", live_once)):
         sub = commands.add_parser(name, help=lasting.__doc__)
         sub.set_defaults(work=lasting)
@@ -451,7 +534,15 @@ def main() -> int:
         sub.add_argument("--no-adapt", action="store_true")
         sub.add_argument("--write", action="store_true", help="paint, and write a file a stream")
         sub.add_argument("--began", type=float, default=0.0, help=argparse.SUPPRESS)
-    for name, work in (("cost", cost), ("stages", stages), ("kernels", kernels)):
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_live(commands)
+    works = (("cost", cost), ("stages", stages), ("kernels", kernels), ("batch", batch))
+    for name, work in works:
         sub = commands.add_parser(name, help=work.__doc__)
         sub.set_defaults(work=work)
         sub.add_argument("--json", metavar="F", help="write JSON here; '-' is stdout")
@@ -459,14 +550,27 @@ def main() -> int:
             continue
         sub.add_argument("--source", required=True, metavar="CLIP")
         sub.add_argument("--preset", default="ultrafast")
-        sub.add_argument("--runs", type=int, default=3)
+        if name == "batch":
+            sub.add_argument("--workers", type=whole_numbers, default=[1, 2], metavar="N,N")
+            sub.add_argument("--files", type=whole_numbers, default=[1000, 10_000], metavar="N,N")
+            sub.add_argument("--cluster", metavar="ADDRESS")
+        else:
+            sub.add_argument("--runs", type=int, default=3)
         sub.add_argument("extra", nargs="*", help="after --: further options of `streamface run`")
     bare = commands.add_parser("bare", help="the bare transcode that `cost` compares with")
     bare.add_argument("--source", required=True)
     bare.add_argument("--target", required=True)
     bare.add_argument("--preset", default="ultrafast")
     bare.add_argument("--max-frames", type=int)
+    nothing = commands.add_parser("batch-of-nothing", help="what `batch` takes its own cost from")
+    nothing.add_argument("--files", type=int, required=True)
+    nothing.add_argument("--workers", type=int, required=True)
+    nothing.add_argument("--cluster")
     arguments = parser.parse_args()
+    if arguments.command == "batch-of-nothing":
+        cost_of = batch_of_nothing(arguments.files, arguments.workers, arguments.cluster)
+        sys.stdout.write(json.dumps(cost_of) + "\n")
+        return 0
     if arguments.command == "bare":
         frames = bare_transcode(
             arguments.source, arguments.target, arguments.preset, arguments.max_frames

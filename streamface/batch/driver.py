@@ -63,8 +63,6 @@ class BatchTally:
     """The first hundred; the manifest has all."""
     began_s: float = field(default_factory=time.monotonic)
     ended_s: float | None = None
-    first_begun_s: float | None = None
-    """When the first file was given to a worker, after the beginning."""
     stopped: str | None = None
     """Why the batch ended before all was done."""
 
@@ -154,8 +152,6 @@ class Batch:
         self.manifest.begin(task)
         self.executor.submit(task)
         self._under_way += 1
-        if self.tally.first_begun_s is None:
-            self.tally.first_begun_s = self.tally.seconds
 
     # -- choosing
 

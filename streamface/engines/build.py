@@ -8,7 +8,7 @@ proper, all of this has run against a stand-in only so far.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -155,8 +155,8 @@ def _in_a_thread(work: Callable[[], bytes], stop: threading.Event) -> bytes:
         thread.start()
         ready.set()  # not before: a thread whose start was interrupted cannot be joined
         # Python misses a signal that comes just before it blocks, until something else wakes it.
-        while thread.is_alive():
-            thread.join(_SIGNAL_S)
+        while not result.done():
+            wait((result,), _SIGNAL_S)
         return result.result()
     finally:
         stop.set()
