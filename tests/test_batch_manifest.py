@@ -204,3 +204,21 @@ def test_only_what_the_dead_left_is_swept(tmp_path):
     living.close()
     assert sweep(tmp_path) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_one_and_nothing_half(
+    journal, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    (tmp_path / "manifest.jsonl").write_text("old")
+    with Manifest(journal, "w") as manifest:
+        filled(manifest)
+
+        def fail(_descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(SinkError, match="manifest.jsonl: No space left"):
+            manifest.export(tmp_path)
+    assert (tmp_path / "manifest.jsonl").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.jsonl", "manifest.jsonl"]

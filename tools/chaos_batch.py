@@ -4,11 +4,13 @@
 
 Each round makes an empty output and begins ``streamface batch`` on the same sources. While it runs,
 a schedule drawn from the seed does its worst: ``kill -9`` of a worker, of a Ray node, of the
-driver, or a limit on the size of files, which is met as a full disk is. A batch that ended
-unfinished is begun again, now and then under fire once more, in the end in peace. Then every output
-has to be there and equal to the calm run's to the byte, nothing else may lie about, and no worker
-may live. Once, a real disk (a small tmpfs, where one may be mounted) is filled and given room
-again. The first round that fails ends the program with exit code 1 and leaves its folder.
+driver (also in the moment when an output appears), or a limit on the size of files, which is met as
+a full disk is. Whatever stands under a final name afterwards must be whole; now and then one of
+these is removed or cut short. The batch is begun again, under fire once more or in peace. In the
+end every output has to be there and equal to the calm run's to the byte, nothing else may lie
+about, and no worker may live. Once, a real disk (a small tmpfs, where one may be mounted) is filled
+and given room again. The first round that fails ends the program with exit code 1 and leaves its
+folder.
 
 Ray runs as two nodes of one core on the loopback of this machine. Linux only: it looks into /proc.
 """
@@ -193,6 +195,8 @@ class Field:
 
 def strike(kind: str, batch: subprocess.Popen[bytes], place: Field, dice: random.Random) -> bool:
     """Do one thing to a running batch; return whether there was anything to do it to."""
+    if kind == "publishing":
+        return kill_at_publishing(batch, place)
     if kind == "driver":
         batch.kill()
         return True
@@ -207,9 +211,36 @@ def strike(kind: str, batch: subprocess.Popen[bytes], place: Field, dice: random
     return bool(workers)
 
 
+def kill_at_publishing(batch: subprocess.Popen[bytes], place: Field) -> bool:
+    """Kill the driver as soon as another output has its name; return whether one came."""
+    before = set(place.output.rglob("*.*"))
+    until_s = time.monotonic() + 5
+    while batch.poll() is None and time.monotonic() < until_s:
+        new = set(place.output.rglob("*.*")) - before
+        if any(_STATE not in path.parts for path in new):
+            batch.kill()
+            return True
+    return False
+
+
+def vandalise(place: Field, dice: random.Random, score: Score) -> None:
+    """Remove an output or cut it short."""
+    found = sorted(outputs(place.output))
+    if not found:
+        return
+    victim = place.output / dice.choice(found)
+    if dice.random() < 0.5:
+        victim.unlink()
+    else:
+        os.truncate(victim, victim.stat().st_size // 2)
+    score.hits["output harmed"] += 1
+
+
 def under_fire(place: Field, dice: random.Random, score: Score) -> None:
     """Run one batch and strike it a few times at random moments, until it ends or all are spent."""
-    kinds = ["worker", "worker", "driver"] + (["node"] if place.nodes is not None else [])
+    kinds = ["worker", "worker", "driver", "publishing"] + (
+        ["node"] if place.nodes is not None else []
+    )
     batch = place.begin()
     until_s = time.monotonic() + _ROUND_S
     node_is_up = True
@@ -265,6 +296,14 @@ def outputs(folder: Path) -> dict[str, str]:
     }
 
 
+def check_whole(place: Field, expected: dict[str, str]) -> None:
+    """Raise ChaosError if anything under a final name is not the calm run's."""
+    found = outputs(place.output)
+    wrong = sorted(name for name, content in found.items() if expected.get(name) != content)
+    if wrong:
+        raise ChaosError(f"under their final names are half or strange files: {wrong}")
+
+
 def check(place: Field, expected: dict[str, str]) -> None:
     """Raise ChaosError unless the output is the calm run's and nothing else is left."""
     found = outputs(place.output)
@@ -304,6 +343,9 @@ def one_round(place: Field, dice: random.Random, expected: dict[str, str], score
     """Strike one batch and its successors, then let it end in peace and check."""
     for _ in range(dice.randint(1, 3)):
         (on_a_full_disk if dice.random() < 0.2 else under_fire)(place, dice, score)
+        check_whole(place, expected)
+    if dice.random() < 0.5:
+        vandalise(place, dice, score)
     code = finish(place.begin(), time.monotonic() + _ROUND_S, score)
     if code != 0:
         raise ChaosError(f"in peace a batch ended with {code}")

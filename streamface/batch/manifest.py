@@ -14,12 +14,13 @@ import json
 import logging
 import os
 import sqlite3
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
 
-from streamface.atomic import AtomicPath, sink_error
+from streamface.atomic import sink_error
 from streamface.records import to_json
 
 if TYPE_CHECKING:
@@ -262,19 +263,11 @@ class Manifest:
         (kept,) = self._index.execute("SELECT (SELECT COUNT(*) FROM last) + COUNT(*) FROM works")
         if self._lines * (1 - _USELESS_SHARE) <= kept[0]:
             return
-        new = AtomicPath(self._path, overwrite=True)
-        try:
-            with new.temporary.open("w", encoding="ascii", newline="\n") as file:
-                for table in ("works", "last"):
-                    rows = self._index.execute(f"SELECT line FROM {table}")  # noqa: S608 - our own names
-                    file.writelines(line + "\n" for (line,) in rows)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as exc:
-            new.discard()
-            raise sink_error(self._path, exc) from exc
+        with self._whole(self._path) as file:
+            for table in ("works", "last"):
+                rows = self._index.execute(f"SELECT line FROM {table}")  # noqa: S608 - our own names
+                file.writelines(f"{line}\n".encode() for (line,) in rows)
         self._journal.close()
-        new.publish()
         self._journal = Journal(self._path)
         self._lines = kept[0]
 
@@ -303,14 +296,8 @@ class Manifest:
             yield {name: to_json(row[name]) for name in COLUMNS}
 
     def _export_jsonl(self, path: Path) -> None:
-        new = AtomicPath(path, overwrite=True)
-        try:
-            with new.temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(json.dumps(row) + "\n" for row in self._rows())
-        except OSError as exc:
-            new.discard()
-            raise sink_error(path, exc) from exc
-        new.publish()
+        with self._whole(path) as file:
+            file.writelines(f"{json.dumps(row)}\n".encode() for row in self._rows())
 
     def _export_parquet(self, path: Path) -> None:
         import pyarrow as pa
@@ -318,18 +305,29 @@ class Manifest:
 
         types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
         schema = pa.schema([pa.field(name, types[kind]) for name, kind in COLUMNS.items()])
-        new, rows = AtomicPath(path, overwrite=True), self._rows()
+        rows = self._rows()
+        with (
+            self._whole(path) as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            while group := list(islice(rows, _ROW_GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(group, schema))
+
+    @contextmanager
+    def _whole(self, target: Path) -> Iterator[BinaryIO]:
+        """Give a file that takes the target's place when it is complete. Raises SinkError."""
+        # Always of one name, since one batch at a time is at work: what a killed one left of it is
+        # written over.
+        new = self._path.with_name("unfinished-table")
         try:
-            with (
-                new.temporary.open("wb") as file,
-                pq.ParquetWriter(file, schema, compression="zstd") as writer,
-            ):
-                while group := list(islice(rows, _ROW_GROUP_ROWS)):
-                    writer.write_table(pa.Table.from_pylist(group, schema))
-        except (OSError, pa.ArrowException) as exc:
-            new.discard()
-            raise sink_error(path, exc) from exc
-        new.publish()
+            with new.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(target)
+        except OSError as exc:
+            new.unlink(missing_ok=True)
+            raise sink_error(target, exc) from exc
 
     def close(self) -> None:
         """Close the journal and drop the index."""
