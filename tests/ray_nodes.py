@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,16 @@ NODE = {
 
 
 @contextmanager
+def _folder():
+    """Give Ray a folder for its logs and sockets; a short path, since sockets must be."""
+    folder = tempfile.mkdtemp(prefix="sf-ray-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def cluster(nodes):
     """Start that many nodes of one core each, the first as head; end them all."""
     # Ray reads these when it is imported for the first time, or hands them on to its workers.
@@ -32,7 +44,11 @@ def cluster(nodes):
         # Workers import what we can.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-    with pytest.MonkeyPatch.context() as environment, warnings.catch_warnings():
+    with (
+        _folder() as folder,
+        pytest.MonkeyPatch.context() as environment,
+        warnings.catch_warnings(),
+    ):
         for name, value in settings.items():
             environment.setenv(name, value)
         warnings.simplefilter("ignore")
@@ -40,7 +56,7 @@ def cluster(nodes):
         from ray.cluster_utils import Cluster
 
         logging.getLogger("ray").setLevel(logging.ERROR)
-        made = Cluster(initialize_head=True, head_node_args=NODE)
+        made = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": folder})
         try:
             for _ in range(nodes - 1):
                 add_node(made)

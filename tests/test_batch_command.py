@@ -138,6 +138,7 @@ def test_options_of_run_hold_for_every_file(source):
         (["in", "--output", "out", "--simulate-live"], 2, "--simulate-live"),
         (["in", "--output", "out", "--conf", "7"], 2, "--conf must be"),
         (["in", "--output", "in/a.mp4"], 1, "cannot write"),
+        (["in", "--output", "in"], 2, "is source and --output"),
         (["in", "--output", "out", "--cluster", "somewhere"], 2, "HOST:PORT"),
         (["in", "--output", "out", "--serve", "8000"], 2, "for `streamface run`"),
         (["in", "--output", "out", "--segment", "10m"], 2, "for `streamface run`"),

@@ -217,6 +217,33 @@ def test_two_sources_with_one_output_are_told(begin, monkeypatch):
     assert "b.avi and" in batch.tally.failures[0].line
 
 
+def test_what_is_named_twice_is_done_once(begin):
+    found = [Found("b.mov", "b.mov", 1, "f")] * 2
+
+    def prepare(batch):
+        batch._sources = iter(found)
+
+    executor = Instantly(lambda task: TaskResult(task=task))
+    batch, _ = begin([], executor, prepare=prepare)
+    assert (batch.tally.files, executor.done) == (1, ["b.mov"])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_source_is_never_its_own_output(begin, tmp_path, overwrite):
+    """Not even where it is asked to overwrite."""
+    Path("out").mkdir()
+    path = tmp_path / "out" / "a.jsonl"
+    path.write_text("a source")
+    batch, _ = begin(
+        [],
+        Instantly(),
+        overwrite=overwrite,
+        prepare=lambda batch: setattr(batch, "_sources", iter([Found("out/a.jsonl", "a", 1, "f")])),
+    )
+    assert batch.tally.failures[0].kind == "exists"
+    assert path.read_text() == "a source"
+
+
 def test_only_failed_does_only_those(begin):
     begin(["ok:1", "fail:x"], Instantly(), retries=0)
     executor = Instantly()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamface.batch.job import BatchOptions, expected_models, work_id
-from streamface.batch.listing import check_sources, find, targets_of
+from streamface.batch.listing import check_places, find, targets_of
 from streamface.errors import SourceError, UsageError
 from streamface.settings import Settings
 
@@ -121,11 +121,17 @@ def test_outputs_are_named_after_their_source(tree):
 
 @pytest.mark.parametrize(
     ("source", "error"),
-    [("gone.mp4", SourceError), ("s3://bucket/x", UsageError), ("rtsp://camera", UsageError)],
+    [
+        ("gone.mp4", SourceError),
+        ("s3://bucket/x", UsageError),
+        ("rtsp://camera", UsageError),
+        ("out", UsageError),
+        ("in/../out/", UsageError),
+    ],
 )
-def test_what_cannot_be_listed_is_refused_at_once(tree, source, error):
+def test_what_cannot_be_read_or_written_is_refused_at_once(tree, source, error):
     with pytest.raises(error):
-        check_sources(("in", source))
+        check_places(options("in", source))
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,9 @@ class Nodes:
             "include_dashboard": False,
             "node_ip_address": "127.0.0.1",
         }
-        self._cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=self._node)
+        self._folder = tempfile.mkdtemp(prefix="sf-ray-")
+        head = {**self._node, "temp_dir": self._folder}
+        self._cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         self._second = self._cluster.add_node(**self._node)
 
     @property
@@ -151,6 +153,7 @@ class Nodes:
     def close(self) -> None:
         """End all nodes."""
         self._cluster.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass(slots=True)

@@ -186,13 +186,11 @@ def _check(options: BatchOptions) -> None:
     """Refuse what cannot come to anything, before any worker starts. Raises StreamfaceError."""
     import importlib.util
 
-    from streamface.batch.listing import check_sources, is_url
+    from streamface.batch.listing import check_places
 
-    if is_url(options.output):
-        raise UsageError(f"a batch cannot write to {options.output.split('://')[0]}:// yet")
     if "parquet" in options.data and importlib.util.find_spec("pyarrow") is None:
         raise UsageError("writing Parquet needs pyarrow; run pip install 'streamface[parquet]'")
-    check_sources(options.sources)
+    check_places(options)
 
 
 @contextmanager

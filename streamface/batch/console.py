@@ -49,6 +49,8 @@ class Census:
         self.is_complete = False
 
     def _count(self) -> None:
+        if self._options.only_failed:
+            return  # how many these are is known when all were looked at
         for found in find(self._options, _ignored):
             if self._stop.is_set():
                 return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from streamface.batch.job import Task, TaskResult
 from streamface.batch.listing import Found, find, targets_of
-from streamface.batch.local import LocalStore
+from streamface.batch.local import store_for
 from streamface.batch.manifest import DONE, FAILED, SET_ASIDE
 from streamface.batch.work import sweep, workshop_root
 
@@ -93,11 +93,11 @@ class Batch:
         self.executor = executor
         self.manifest = manifest
         self.tally = BatchTally()
-        self.stopping = False
+        self.stopping = self._is_interrupted = False
         self.is_listed = False
         """Whether every source was found."""
         self._on_result = on_result
-        self._store = LocalStore()
+        self._store = store_for(options.output)
         self._sources = self._failed() if options.only_failed else find(options, self._unlisted)
         self._under_way = 0
         self._again: list[tuple[float, int, Task]] = []
@@ -124,9 +124,14 @@ class Batch:
         self.stopping = True
 
     def interrupt(self) -> None:
-        """Leave at once, by a KeyboardInterrupt. For a signal handler in the thread that runs."""
+        """Leave at once, by a KeyboardInterrupt. For a signal handler in the thread that runs.
+
+        A second one must not keep workers from being ended, and does nothing.
+        """
         self.stopping = True
-        raise KeyboardInterrupt
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            raise KeyboardInterrupt
 
     def _is_over(self) -> bool:
         return self.is_listed and not self._again
@@ -180,6 +185,9 @@ class Batch:
             targets=targets,
         )
         other = self.manifest.claim(targets.values(), task.key)
+        if other == task.key:  # named twice
+            self.tally.files -= 1
+            return None
         if other is not None:
             line = f"{found.source} and {other} would both become {next(iter(targets.values()))}"
             self._close(TaskResult(task=task, kind="clash", line=line), FAILED)
@@ -187,6 +195,10 @@ class Batch:
         if self._is_done(task):
             self.tally.skipped += 1
             self.tally.bytes_over += task.size_bytes
+            return None
+        if task.key in targets.values():
+            line = f"{found.source} would be replaced by its own output; choose another --output"
+            self._close(TaskResult(task=task, kind="exists", line=line), FAILED)
             return None
         taken = self._taken(task)
         if taken is not None:

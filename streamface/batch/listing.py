@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streamface.batch.job import VIDEO
-from streamface.batch.local import LocalStore, entry_of
+from streamface.batch.local import LocalStore, entry_of, store_for
 from streamface.errors import SourceError, UsageError
 from streamface.sinks import IMAGE_SUFFIXES as WRITABLE_IMAGES
 from streamface.sources import DEMO, IMAGE_SUFFIXES, PORTRAIT, VIDEO_SUFFIXES
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from streamface.batch.job import BatchOptions
     from streamface.batch.local import Entry, OnError
 
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _KNOWN: Final = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
@@ -43,16 +41,14 @@ class Found:
         return self.source if self.source in {DEMO, PORTRAIT} else os.path.abspath(self.source)  # noqa: PTH100 - links stay
 
 
-def is_url(location: str) -> bool:
-    """Whether that is no path."""
-    return _URL.match(location) is not None
-
-
-def check_sources(sources: tuple[str, ...]) -> None:
-    """Refuse at once what can never be listed. Raises SourceError, UsageError."""
-    for source in sources:
-        if is_url(source):
-            raise UsageError(f"a batch cannot list {source.split('://')[0]}:// yet; give paths")
+def check_places(options: BatchOptions) -> None:
+    """Refuse at once what can never be read or written. Raises SourceError, UsageError."""
+    store_for(options.output)
+    output = Path(options.output).expanduser().resolve()
+    for source in options.sources:
+        store_for(source)
+        if Path(source).expanduser().resolve() == output:
+            raise UsageError(f"{source} is source and --output; choose another --output")
         if source in {DEMO, PORTRAIT} or glob.has_magic(source):
             continue
         if not Path(source).expanduser().exists():
@@ -65,7 +61,7 @@ def find(options: BatchOptions, on_error: OnError) -> Iterator[Found]:
     Of folders all videos and pictures, also in the folders below, but not those in the batch's own
     output; of patterns and names what they name. on_error is told of folders that cannot be read.
     """
-    output = Path(options.output).resolve()
+    output = Path(options.output).expanduser().resolve()
     for source in options.sources:
         if source in {DEMO, PORTRAIT}:
             yield Found(source, source.replace(":", "_"), 0, source)

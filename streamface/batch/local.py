@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from streamface.atomic import sink_error
-from streamface.errors import SourceError
+from streamface.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OnError: TypeAlias = "Callable[[SourceError], None]"
+
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,14 @@ class Store(Protocol):
     def publish(self, local: Path, location: str) -> None:
         """Move a finished file of this machine to its place, whole and for good. SinkError."""
         ...
+
+
+def store_for(location: str) -> Store:
+    """Return what is in charge of a place. Raises UsageError where nothing is."""
+    url = _URL.match(location)
+    if url is not None:
+        raise UsageError(f"a batch cannot use {url[0]} yet; give a path")
+    return LocalStore()
 
 
 class LocalStore:

@@ -173,15 +173,14 @@ class Manifest:
         return found.fetchone() is not None
 
     def claim(self, targets: Iterable[str], key: str) -> str | None:
-        """Note whose outputs those are; return who else in this batch has one of them."""
+        """Note whose outputs those are; return whose one of them was before in this batch."""
         for target in targets:
-            self._index.execute(
-                "INSERT OR IGNORE INTO claimed VALUES (?, ?)", (_blob(target), _blob(key))
-            )
             query = "SELECT key FROM claimed WHERE target = ?"
-            (owner,) = self._index.execute(query, (_blob(target),)).fetchone()
-            if owner != _blob(key):
-                return _text(owner)
+            owner = self._index.execute(query, (_blob(target),)).fetchone()
+            if owner is not None:
+                return _text(owner[0])
+            row = (_blob(target), _blob(key))
+            self._index.execute("INSERT INTO claimed VALUES (?, ?)", row)
         return None
 
     def failed(self) -> Iterator[Record]:

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,6 +82,7 @@ class RayExecutor:
         self._starting: dict[Any, Any] = {}
         self._idle: dict[Any, str] = {}
         self._busy: dict[Any, _Call] = {}
+        self._ready: deque[Any] = deque()
         self._began_s = time.monotonic()
         self._has_told = self._is_closed = False
         self._lost_starts = 0
@@ -116,18 +118,27 @@ class RayExecutor:
         """Return a result, or None."""
         until_s = time.monotonic() + timeout_s
         while True:
-            left_s = max(0.0, until_s - time.monotonic())
-            waiting = [*self._busy, *self._starting]
-            if not waiting:
-                time.sleep(left_s)
+            if not self._ready:
+                self._wait(max(0.0, until_s - time.monotonic()))
+                self._tell_if_none_starts()
+            if not self._ready:
                 return None
-            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=left_s)
-            self._tell_if_none_starts()
-            if not ready:
-                return None
-            result = self._take(ready[0])
+            result = self._take(self._ready.popleft())
             if result is not None:
                 return result
+
+    def _wait(self, timeout_s: float) -> None:
+        """Note whose answers are there, having waited for one."""
+        waiting = [*self._busy, *self._starting]
+        if not waiting:
+            time.sleep(timeout_s)
+            return
+        ready, others = self._ray.wait(waiting, num_returns=1, timeout=timeout_s)
+        if ready and others:
+            # Asking costs by the number of workers, so take all that is there at once.
+            more, _ = self._ray.wait(others, num_returns=len(others), timeout=0)
+            ready += more
+        self._ready.extend(ready)
 
     def _take(self, reference: Any) -> TaskResult | None:
         if reference in self._starting:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from streamface.atomic import sink_error
 from streamface.batch.job import VIDEO, TaskResult
-from streamface.batch.local import LocalStore
+from streamface.batch.local import store_for
 from streamface.batch.locks import FileLock
 from streamface.errors import (
     ModelError,
@@ -163,7 +163,7 @@ class Work:
         )
 
     def _publish(self, made: Mapping[str, Path], targets: Mapping[str, str]) -> dict[str, int]:
-        store = LocalStore()
+        store = store_for(self._options.output)
         sizes = {targets[kind]: path.stat().st_size for kind, path in made.items()}
         for kind, path in made.items():
             store.publish(path, targets[kind])
