@@ -49,14 +49,14 @@ def cluster(nodes):
         pytest.MonkeyPatch.context() as environment,
         warnings.catch_warnings(),
     ):
-        for name, value in settings.items():
+        for name, value in {**settings, "RAY_TMPDIR": folder}.items():
             environment.setenv(name, value)
         warnings.simplefilter("ignore")
         import ray
         from ray.cluster_utils import Cluster
 
         logging.getLogger("ray").setLevel(logging.ERROR)
-        made = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": folder})
+        made = Cluster(initialize_head=True, head_node_args=NODE)
         try:
             for _ in range(nodes - 1):
                 add_node(made)

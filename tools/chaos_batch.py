@@ -111,8 +111,11 @@ class Nodes:
     """Two Ray nodes on this machine, of which the second may be killed and replaced."""
 
     def __init__(self) -> None:
+        # A short path, since sockets must have one.
+        self._folder = tempfile.mkdtemp(prefix="sf-ray-")
         # All of it for what is below us; the third lets drivers find a cluster at 127.0.0.1.
         os.environ.update(
+            RAY_TMPDIR=self._folder,
             RAY_USAGE_STATS_ENABLED="0",
             RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
             RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
@@ -125,9 +128,7 @@ class Nodes:
             "include_dashboard": False,
             "node_ip_address": "127.0.0.1",
         }
-        self._folder = tempfile.mkdtemp(prefix="sf-ray-")
-        head = {**self._node, "temp_dir": self._folder}
-        self._cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=self._node)
         self._second = self._cluster.add_node(**self._node)
 
     @property
