@@ -144,7 +144,7 @@ def descriptors():
     return len(list(folder.iterdir())) if folder.exists() else 0
 
 
-@pytest.mark.parametrize("frames", [1_500, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("frames", [600, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_long_run_keeps_threads_descriptors_and_memory(tmp_path, monkeypatch, frames):
     """Frames of four tiny cameras through the whole run, files and all."""
     monkeypatch.setattr(app, "open_detector", lambda _settings: FixedDetector(()))
