@@ -11,6 +11,7 @@ import pytest
 from batch_bodies import CannotBeLoaded, obey
 from ray_nodes import add_node, kill_node
 
+from streamface.batch import worker
 from streamface.batch.executor import PoolExecutor
 from streamface.batch.job import Limits, Task
 from streamface.batch.worker import share
@@ -213,18 +214,45 @@ def alive(pid):
         return False
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins nothing")
-def test_workers_keep_to_their_share_of_the_cores():
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        pytest.skip("there is one core only")
+@pytest.fixture
+def pinning(tmp_path, monkeypatch):
+    """Other workers of this machine are not met; what this process keeps to is put back."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("nothing to choose from here")
+    before = os.sched_getaffinity(0)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    for name in worker._THREAD_COUNTS:
+        monkeypatch.setenv(name, "7")
+    yield sorted(before)
+    os.sched_setaffinity(0, before)
+
+
+def test_workers_keep_to_their_share_of_the_cores(pinning):
     with PoolExecutor(obey, 2, threads=1) as executor:
-        while True:
-            results = do_all(executor, [f"cores:{n}" for n in range(20)])
-            lines = {result.line for result in results.values()}
-            if len(lines) == 2:
-                break
-    assert {len(line.split(",")) for line in lines} == {1}
+        for number in range(2):
+            executor.submit(Task(number=number, source="cores", key=str(number)))
+        lines = set()
+        while len(lines) < 2:
+            result = executor.next(WAIT_S)
+            assert result is not None
+            lines.add(result.line)
+    assert lines <= {str(core) for core in pinning}
+
+
+def test_a_worker_moves_to_cores_that_become_free(pinning):
+    """Else two would share a core for hours because a third was there when they began."""
+    taken = [worker.FileLock(worker.Cores(1)._folder / f"{n}.lock") for n in range(1, len(pinning))]
+    assert all(lock.take() for lock in taken)
+    os.sched_setaffinity(0, pinning)
+    late = worker.Cores(1)
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert os.sched_getaffinity(0) == {pinning[0]}  # shared with the very first
+    late.look_again()
+    assert os.sched_getaffinity(0) == {pinning[0]}
+    taken[0].free()
+    late.look_again()
+    assert os.sched_getaffinity(0) == {pinning[1]}
 
 
 def test_shares_of_cores_begin_again_where_they_end():
