@@ -291,6 +291,9 @@ def batch(arguments: argparse.Namespace) -> Report:
     """Return what several workers gain, and what a file costs that needs no work."""
     where = ["--cluster", arguments.cluster] if arguments.cluster else []
     report: Report = {"source": Path(arguments.source).name, "seconds": {}}
+    # Whoever comes first compiles the kernels, if nobody did before.
+    warm_up = [sys.executable, "-m", "streamface", "run", "--source", "demo", "--max-frames", "10"]
+    subprocess.run([*warm_up, "--quiet"], check=True)
     for workers in arguments.workers:
         with tempfile.TemporaryDirectory() as folder:
             command = [
