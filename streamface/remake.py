@@ -44,8 +44,6 @@ _STEADY_S: Final = 0.3
 """Time constant over which what is drawn of a still face is averaged, and where it is cut."""
 _DEAF_LEVELS: Final = 3.0
 """Differences of a still face's pixels up to this many levels are not followed at all."""
-_RIM_PX: Final = 9
-"""Over so many pixels the surroundings of a stand-in are averaged."""
 _DEAF_LEVELS_OF_STRANGERS: Final = 14.0
 """The same of a face that was invented: it owes the source no such likeness."""
 _EXPRESSION_S: Final = 0.1
@@ -460,11 +458,8 @@ def surrounded(
     import cv2
 
     source = (crop + 1) * np.float32(127.5)
-    outside = (head == 0).astype(np.float32)
-    known = np.maximum(face, outside)
-    # Averaged along the rim: the noise of single pixels would be streaks that flicker.
-    rim = _whole(cv2.blur(np.dstack((*(source * outside), outside)), (_RIM_PX, _RIM_PX)))
-    picture = np.where(head == 0, rim[..., :3].transpose(2, 0, 1), drawn)
+    known = np.maximum(face, head == 0).astype(np.float32)
+    picture = np.where(head == 0, source, drawn)
     levels = [np.dstack((*(picture * known), known))]
     while levels[-1].shape[0] > 1:
         half = levels[-1].shape[0] // 2
