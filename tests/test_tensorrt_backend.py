@@ -629,7 +629,7 @@ def test_crops_of_another_kind_or_place_are_refused():
     values = crops_of(np.random.default_rng(0), 2)
     with pytest.raises(ValueError, match="contiguous on cuda:0"):
         backend.run_tensor(OnDevice(bench, values, where=1))
-    with pytest.raises(ValueError, match="crops must be"):
+    with pytest.raises(ValueError, match="batch must be"):
         backend.run_tensor(OnDevice(bench, values[:, :, 1:]))
     backend.close()
 

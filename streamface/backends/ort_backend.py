@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
+from streamface.backends.feeds import check_batch, check_conditions, listed
 from streamface.backends.onnx_runtime import ort
 from streamface.card import load, read_onnx
 from streamface.errors import BackendUnavailable, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from streamface.card import ModelCard
@@ -75,27 +75,14 @@ class OnnxRuntimeBackend:
 
     def run(self, batch: BatchF32, *conditions: BatchF32) -> tuple[BatchF32, ...]:
         """Return the outputs of (N, C, H, W) float32; raises ValueError for another shape."""
-        count_ok = batch.ndim == 4 and 1 <= len(batch) <= self.max_batch
-        if not count_ok or batch.shape[1:] != self._shape or batch.dtype != np.float32:
-            wanted = f"(1..{self.max_batch}, {', '.join(map(str, self._shape))}) float32"
-            raise ValueError(f"batch must be {wanted}, not {batch.shape} {batch.dtype}")
+        check_batch(
+            batch.shape, str(batch.dtype), row=self._shape, wanted="float32", most=self.max_batch
+        )
         if self._session is None:
             raise ValueError("the backend is closed")
-        feeds = {self._input: batch, **self._checked_conditions(len(batch), conditions)}
+        check_conditions(conditions, self._conditions, len(batch))
+        feeds = {self._input: batch, **dict(zip(self._conditions, conditions, strict=True))}
         return tuple(cast("list[BatchF32]", self._session.run(self._outputs, feeds)))
-
-    def _checked_conditions(
-        self, count: int, conditions: Sequence[BatchF32]
-    ) -> dict[str, BatchF32]:
-        if len(conditions) != len(self._conditions):
-            wanted = ", ".join(self._conditions) or "none"
-            raise ValueError(f"{len(conditions)} conditions were given; the model takes: {wanted}")
-        feeds = dict(zip(self._conditions, conditions, strict=True))
-        for name, value in feeds.items():
-            shape = (count, *self._conditions[name])
-            if value.shape != shape or value.dtype != np.float32:
-                raise ValueError(f"{name} must be {shape} float32, not {value.shape} {value.dtype}")
-        return feeds
 
     def warm_up(self) -> None:
         """Nothing waits to be made ready."""
@@ -113,13 +100,9 @@ class OnnxRuntimeBackend:
         found = tuple(inputs[0].shape[1:])
         further = {each.name: tuple(each.shape[1:]) for each in inputs[1:]}
         if found != self._shape or further != self._conditions:
-            takes, says = _listed(found, further), _listed(self._shape, self._conditions)
+            takes, says = listed(found, further), listed(self._shape, self._conditions)
             raise ModelError(f"{onnx}: takes {takes}, but its card says {says}")
         return str(inputs[0].name)
-
-
-def _listed(shape: tuple[int, ...], conditions: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join((str(shape), *(f"{name} {each}" for name, each in conditions.items())))
 
 
 def providers() -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from streamface.backends.feeds import check_batch, check_conditions
 from streamface.engines.cuda import Cuda, CudaError
 from streamface.engines.flavour import engine_log, load
 from streamface.engines.graph import INPUT
@@ -107,12 +108,8 @@ class TensorRtBackend:
 
         Raises BackendUnavailable if the GPU fails or TensorRT refuses to run.
         """
-        count_ok = batch.ndim == 4 and 1 <= len(batch) <= self.max_batch
-        if not count_ok or batch.shape[1:] != self._shape or batch.dtype != np.uint8:
-            wanted = f"(1..{self.max_batch}, {', '.join(map(str, self._shape))}) uint8"
-            raise ValueError(f"batch must be {wanted}, not {batch.shape} {batch.dtype}")
+        self._check(batch.shape, str(batch.dtype), conditions)
         engine = self._opened()
-        self._check_conditions(len(batch), conditions)
         self._cuda.use()
         values: tuple[NDArray[Any], ...] = (batch, *conditions)
         if len(batch) > engine.largest:
@@ -127,15 +124,11 @@ class TensorRtBackend:
         crops: (N, C, H, W) uint8, contiguous, as torch's current stream leaves them: their DLPack
         makes this engine's stream wait for that one. Raises ValueError for others.
         """
-        shape, kind = tuple(crops.shape), str(crops.dtype).removeprefix("torch.")
-        here = (_DLPACK_CUDA, self._cuda.device)
-        if not 1 <= shape[0] <= self.max_batch or shape[1:] != self._shape or kind != "uint8":
-            wanted = f"(1..{self.max_batch}, {', '.join(map(str, self._shape))}) uint8"
-            raise ValueError(f"crops must be {wanted}, not {shape} {kind}")
+        shape, here = tuple(crops.shape), (_DLPACK_CUDA, self._cuda.device)
+        self._check(shape, str(crops.dtype).removeprefix("torch."), conditions)
         if not crops.is_contiguous() or tuple(crops.__dlpack_device__()) != here:
             raise ValueError(f"crops must be contiguous on cuda:{self._cuda.device}")
         engine = self._opened()
-        self._check_conditions(shape[0], conditions)
         self._cuda.use()
         slot, parts = self._slot(engine, 0), []
         for start in range(0, shape[0], engine.largest):
@@ -203,14 +196,9 @@ class TensorRtBackend:
             raise ValueError("the backend is closed")
         return self._engine
 
-    def _check_conditions(self, count: int, conditions: Sequence[BatchF32]) -> None:
-        if len(conditions) != len(self._conditions):
-            wanted = ", ".join(self._conditions) or "none"
-            raise ValueError(f"{len(conditions)} conditions were given; the model takes: {wanted}")
-        for (name, row), value in zip(self._conditions.items(), conditions, strict=True):
-            shape = (count, *row)
-            if value.shape != shape or value.dtype != np.float32:
-                raise ValueError(f"{name} must be {shape} float32, not {value.shape} {value.dtype}")
+    def _check(self, shape: tuple[int, ...], kind: str, conditions: Sequence[BatchF32]) -> None:
+        check_batch(shape, kind, row=self._shape, wanted="uint8", most=self.max_batch)
+        check_conditions(conditions, self._conditions, shape[0])
 
 
 def open_engine(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
 
+from streamface.backends.feeds import check_batch, check_conditions, listed
 from streamface.backends.torch_buckets import BucketedNet, CudaRecorder
 from streamface.backends.torch_graph import OnnxGraph, parse
 from streamface.backends.torch_runtime import nn, torch
@@ -20,7 +21,7 @@ from streamface.card import load, read_onnx
 from streamface.errors import BackendUnavailable, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import onnx
@@ -127,19 +128,10 @@ class TorchBackend:
     def _checked(
         self, shape: tuple[int, ...], kind: str, conditions: Sequence[BatchF32]
     ) -> _Runner:
-        count_ok = len(shape) == 4 and 1 <= shape[0] <= self.max_batch
-        if not count_ok or shape[1:] != self._shape or kind != "uint8":
-            wanted = f"(1..{self.max_batch}, {', '.join(map(str, self._shape))}) uint8"
-            raise ValueError(f"batch must be {wanted}, not {shape} {kind}")
+        check_batch(shape, kind, row=self._shape, wanted="uint8", most=self.max_batch)
         if self._runner is None:
             raise ValueError("the backend is closed")
-        if len(conditions) != len(self._conditions):
-            wanted = ", ".join(self._conditions) or "none"
-            raise ValueError(f"{len(conditions)} conditions were given; the model takes: {wanted}")
-        for (name, row), value in zip(self._conditions.items(), conditions, strict=True):
-            rows = (shape[0], *row)
-            if value.shape != rows or value.dtype != np.float32:
-                raise ValueError(f"{name} must be {rows} float32, not {value.shape} {value.dtype}")
+        check_conditions(conditions, self._conditions, shape[0])
         return self._runner
 
     @contextmanager
@@ -267,8 +259,8 @@ def _net(card: ModelCard, card_path: Path, *, half: bool) -> _CropNet:
     graph = OnnxGraph(model, card.outputs, where, half=half)
     (_, crops), *further = graph.inputs.items()
     if crops != card.input.shape or dict(further) != dict(card.conditions):
-        takes = _listed(crops, dict(further))
-        says = _listed(card.input.shape, card.conditions)
+        takes = listed(crops, dict(further))
+        says = listed(card.input.shape, card.conditions)
         raise ModelError(f"{where}: takes {takes}, but its card says {says}")
     net = _CropNet(graph, card)
     net.eval()
@@ -281,7 +273,3 @@ def _refuse_quantised(card: ModelCard, model: onnx.ModelProto) -> None:
         if card.name.endswith(_QUANTISED):
             advice = f"use {card.name.removesuffix(_QUANTISED)} without {_QUANTISED}"
         raise UsageError(f"'{card.name}': the torch runtime runs float32 models; {advice}")
-
-
-def _listed(crops: tuple[int, ...], conditions: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join((str(crops), *(f"{name} {each}" for name, each in conditions.items())))
