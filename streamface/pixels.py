@@ -222,16 +222,7 @@ def fitted(
     scale = min(full_w / (width * stretch), Fraction(full_h, height))
     inner_w = min(full_w, max(1, round(width * stretch * scale)))
     inner_h = min(full_h, max(1, round(height * scale)))
-    picture = to_av(planes, even=False).reformat(
-        inner_w,
-        inner_h,
-        "yuv420p",
-        src_colorspace=_SWS[planes.colour.matrix],
-        dst_colorspace=_SWS[colour.matrix],
-        src_color_range=_FULL if planes.colour.full_range else _LIMITED,
-        dst_color_range=_FULL if colour.full_range else _LIMITED,
-        threads=1,
-    )
+    picture = _converted(planes, (inner_w, inner_h), colour)
     result = Planes.allocate(size_px, colour)
     # An even corner, so that chroma falls on luma as it did.
     left, top = (full_w - inner_w) // 4 * 2, (full_h - inner_h) // 4 * 2
@@ -241,6 +232,19 @@ def fitted(
         corner = target[top // step :, left // step :][: plane.height, : plane.width]
         corner[:] = _stored(plane)[: corner.shape[0], : corner.shape[1]]
     return result
+
+
+def _converted(planes: Planes, size_px: tuple[int, int], colour: Colour) -> av.VideoFrame:
+    """Return planes as a yuv420p frame of another (width, height), matrix and range."""
+    return to_av(planes, even=False).reformat(
+        *size_px,
+        "yuv420p",
+        src_colorspace=_SWS[planes.colour.matrix],
+        dst_colorspace=_SWS[colour.matrix],
+        src_color_range=_FULL if planes.colour.full_range else _LIMITED,
+        dst_color_range=_FULL if colour.full_range else _LIMITED,
+        threads=1,
+    )
 
 
 def _over_white(frame: av.VideoFrame) -> av.VideoFrame:
@@ -316,16 +320,7 @@ def recoloured(planes: Planes, colour: Colour, size_px: tuple[int, int] | None =
     For outputs that know only some ways to read Y, U and V.
     """
     width, height = size_px or planes.size_px
-    frame = to_av(planes, even=False).reformat(
-        width,
-        height,
-        "yuv420p",
-        src_colorspace=_SWS[planes.colour.matrix],
-        dst_colorspace=_SWS[colour.matrix],
-        src_color_range=_FULL if planes.colour.full_range else _LIMITED,
-        dst_color_range=_FULL if colour.full_range else _LIMITED,
-        threads=1,
-    )
+    frame = _converted(planes, (width, height), colour)
     copy = Planes.allocate((width, height), colour)
     for source, target in zip(frame.planes, (copy.y, copy.u, copy.v), strict=True):
         target[:] = _stored(source)[:, : source.width]
