@@ -202,10 +202,19 @@ class LocalStore:
             raise SourceError(f"cannot read {location}: {exc.strerror}") from exc
 
     def publish(self, temporary: Path, location: str, *, overwrite: bool = False) -> None:
-        """Rename, by way of a copy where the temporary file lies on another file system."""
+        """Rename, by way of a copy where the temporary file lies on another file system.
+
+        Returns once the disk has it, so that a note of it stays true after a power cut. With
+        ``overwrite`` on one file system it is a single rename: a kill leaves nothing beside it.
+        """
         target = _local(location)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            _sync(temporary)
+            if overwrite and _is_one_rename(temporary, target):
+                temporary.replace(target)
+                _sync(target.parent)
+                return
         except OSError as exc:
             raise sink_error(target, exc) from exc
         try:
@@ -217,11 +226,16 @@ class LocalStore:
                 temporary.replace(file.temporary)
             else:
                 shutil.copyfile(temporary, file.temporary)
+                _sync(file.temporary)
                 temporary.unlink()
         except OSError as exc:
             file.discard()
             raise sink_error(target, exc) from exc
         file.publish()
+        try:
+            _sync(target.parent)
+        except OSError as exc:
+            raise sink_error(target, exc) from exc
 
     def delete(self, location: str) -> None:
         """Unlink."""
@@ -233,6 +247,23 @@ class LocalStore:
 
 def _local(location: str) -> Path:
     return Path(location.removeprefix("file://")).expanduser()
+
+
+def _is_one_rename(temporary: Path, target: Path) -> bool:
+    """Whether a rename lets ``temporary`` take the place of ``target``: no link, folder, device."""
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        return False
+    return temporary.stat().st_dev == target.parent.stat().st_dev
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # it opens no folders, and syncs no file that is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _walk(folder: Path) -> Iterator[Stored]:

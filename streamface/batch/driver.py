@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from streamface.batch.job import Task, TaskResult
 from streamface.batch.listing import Found, find, targets_of
-from streamface.batch.local import store_for
 from streamface.batch.manifest import DONE, FAILED, SET_ASIDE
 from streamface.batch.work import sweep, workshop_root
+from streamface.errors import SourceError
+from streamface.storage import store_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from streamface.batch.executor import Executor
     from streamface.batch.job import BatchOptions
     from streamface.batch.manifest import Manifest
-    from streamface.errors import SourceError
 
 _MOST_DEATHS: Final = 2
 _MOST_LOSSES: Final = 10
@@ -215,7 +215,7 @@ class Batch:
             return False
         outputs = known.outputs
         return outputs.keys() == set(task.targets.values()) and all(
-            self._store.size_bytes(place) == size for place, size in outputs.items()
+            self._size_bytes(place) == size for place, size in outputs.items()
         )
 
     def _taken(self, task: Task) -> str | None:
@@ -226,10 +226,17 @@ class Batch:
             (
                 target
                 for target in task.targets.values()
-                if self._store.size_bytes(target) is not None and not self.manifest.is_ours(target)
+                if self._size_bytes(target) is not None and not self.manifest.is_ours(target)
             ),
             None,
         )
+
+    def _size_bytes(self, location: str) -> int | None:
+        """Return the size of a file, or None where there is none."""
+        try:
+            return self._store.fingerprint(location).size_bytes
+        except SourceError:
+            return None
 
     def _failed(self) -> Iterator[Found]:
         """Yield the sources that the manifest knows as failed and that are still there."""

@@ -7,20 +7,20 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from streamface.batch.job import VIDEO
-from streamface.batch.local import LocalStore, entry_of, store_for
 from streamface.errors import SourceError, UsageError
 from streamface.sinks import IMAGE_SUFFIXES as WRITABLE_IMAGES
 from streamface.sources import DEMO, IMAGE_SUFFIXES, PORTRAIT, VIDEO_SUFFIXES
+from streamface.storage import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from streamface.batch.job import BatchOptions
-    from streamface.batch.local import Entry, OnError
 
+OnError: TypeAlias = "Callable[[SourceError], None]"
 _KNOWN: Final = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
@@ -34,6 +34,7 @@ class Found:
     """Where its outputs go below the output folder, with slashes and its own extension."""
     size_bytes: int
     fingerprint: str
+    """Changes when the file does; cheap, so not of its content."""
 
     @property
     def key(self) -> str:
@@ -43,10 +44,11 @@ class Found:
 
 def check_places(options: BatchOptions) -> None:
     """Refuse at once what can never be read or written. Raises SourceError, UsageError."""
-    store_for(options.output)
+    for place in (options.output, *options.sources):
+        if scheme := scheme_of(place):
+            raise UsageError(f"a batch cannot use {scheme}:// yet; give a path")
     output = Path(options.output).expanduser().resolve()
     for source in options.sources:
-        store_for(source)
         if Path(source).expanduser().resolve() == output:
             raise UsageError(f"{source} is source and --output; choose another --output")
         if source in {DEMO, PORTRAIT} or glob.has_magic(source):
@@ -76,9 +78,33 @@ def find(options: BatchOptions, on_error: OnError) -> Iterator[Found]:
 
 
 def _in_folder(folder: Path, output: Path, on_error: OnError) -> Iterator[Found]:
-    for entry in LocalStore().list(str(folder), on_error=on_error, skip=output):
-        if Path(entry.name).suffix.lower() in _KNOWN:
-            yield _found(entry)
+    """Yield the files of a folder and of those below it, each folder's in the order of names.
+
+    Links to folders are not followed, hidden files left out, ``output`` not entered. The names of
+    one folder at a time are held in memory.
+    """
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        below: list[Path] = []
+        try:
+            names = _names(here)
+        except OSError as exc:
+            on_error(SourceError(f"cannot list {here}: {exc.strerror or exc}"))
+            continue
+        for name in names:
+            path = here / name
+            if path.is_dir():
+                if not path.is_symlink() and path.resolve() != output:
+                    below.append(path)
+            elif path.suffix.lower() in _KNOWN:
+                yield from _named(path, path.relative_to(folder).as_posix())
+        waiting += reversed(below)
+
+
+def _names(folder: Path) -> list[str]:
+    with os.scandir(folder) as found:
+        return sorted(each.name for each in found if not each.name.startswith("."))
 
 
 def _matching(pattern: str, output: Path, on_error: OnError) -> Iterator[Found]:
@@ -102,13 +128,13 @@ def _matching(pattern: str, output: Path, on_error: OnError) -> Iterator[Found]:
 
 
 def _named(path: Path, name: str) -> Iterator[Found]:
-    entry = entry_of(path, name)
-    if entry is not None:
-        yield _found(entry)
-
-
-def _found(entry: Entry) -> Found:
-    return Found(entry.location, entry.name, entry.size_bytes, entry.fingerprint)
+    """Yield a file, unless it is gone or no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return
+    if path.is_file():
+        yield Found(str(path), name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def targets_of(found: Found, options: BatchOptions) -> dict[str, str]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from streamface.atomic import sink_error
 from streamface.batch.job import VIDEO, TaskResult
-from streamface.batch.local import store_for
 from streamface.batch.locks import FileLock
 from streamface.errors import (
     ModelError,
@@ -25,6 +24,7 @@ from streamface.errors import (
     StreamfaceError,
     UsageError,
 )
+from streamface.storage import store_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -166,7 +166,7 @@ class Work:
         store = store_for(self._options.output)
         sizes = {targets[kind]: path.stat().st_size for kind, path in made.items()}
         for kind, path in made.items():
-            store.publish(path, targets[kind])
+            store.publish(path, targets[kind], overwrite=True)
         return sizes
 
     def close(self) -> None:
