@@ -154,7 +154,7 @@ def test_what_cannot_be_is_one_line(source, capfd, arguments, code, said):
 
 
 def test_one_batch_at_a_time(source, capfd):
-    from streamface.batch.locks import FileLock
+    from streamface.locks import FileLock
 
     Path("out/.streamface-batch").mkdir(parents=True)
     lock = FileLock(Path("out/.streamface-batch/lock"))

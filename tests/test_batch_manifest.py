@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamface.batch.job import Task, TaskResult
-from streamface.batch.locks import FileLock
 from streamface.batch.manifest import COLUMNS, DONE, FAILED, Journal, Manifest
 from streamface.batch.work import Workshop, sweep
 from streamface.errors import SinkError
+from streamface.locks import FileLock
 
 
 def task(name, **values):

@@ -16,8 +16,6 @@ from streamface.engines.store import EngineRecord, EngineStore, key_for, rebuild
 from streamface.errors import ModelError, SinkError
 from streamface.model import card_path
 
-pytest.importorskip("filelock", reason="building engines needs filelock (extra [tensorrt-rtx])")
-
 ADA = Gpu(0, "NVIDIA GeForce RTX 4090", (8, 9), 24 << 30, "580.159")
 CARD = load(card_path("emotion"))
 PLAN = b"an engine" * 100

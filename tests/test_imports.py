@@ -31,7 +31,7 @@ ROWS = (
     ("model", "preprocess", "paste"),
     ("backends", "engines"),
     ("card", "align", "geometry", "kernels"),
-    ("settings", "compute", "network", "pipeline", "kernelcache", "atomic"),
+    ("settings", "compute", "network", "pipeline", "kernelcache", "atomic", "locks"),
     ("frame", "errors"),
 )
 OFFLINE = ("evaluation", "training", "testing")

@@ -95,7 +95,6 @@ def test_a_model_named_by_hand_is_the_one_that_runs_on_a_cpu(fakes):
 
 
 def test_auto_takes_a_matching_engine(fakes, tmp_path):
-    pytest.importorskip("filelock", reason="keeping engines needs filelock")
     keep_engine(tmp_path)
     chosen, notes = opened_by(fakes, flavours=("tensorrt",), torch=True, torch_cuda=True)
     assert chosen == ("engine", "tensorrt", "fp16", "NVIDIA H100")
@@ -172,7 +171,6 @@ def test_a_model_without_the_wanted_sibling_says_how_to_make_it(fakes, tmp_path)
 
 
 def test_int8_by_name_is_int8_on_tensorrt_too(fakes, tmp_path):
-    pytest.importorskip("filelock", reason="keeping engines needs filelock")
     keep_engine(tmp_path, "tensorrt_rtx", "int8")
     asked = Compute(runtime="tensorrt")
     chosen, _ = opened_by(fakes, asked, named=True, flavours=("tensorrt", "tensorrt_rtx"))
@@ -193,7 +191,6 @@ def test_a_missing_engine_is_built_where_that_was_asked_for(fakes):
 
 
 def test_an_engine_that_no_gpu_has_run_is_held_to_its_model_first(fakes, tmp_path):
-    pytest.importorskip("filelock", reason="keeping engines needs filelock")
     keep_engine(tmp_path)
     asked = []
 

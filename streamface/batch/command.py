@@ -197,9 +197,9 @@ def _check(options: BatchOptions) -> None:
 def _manifest(options: BatchOptions) -> Iterator[Manifest]:
     """Open the memory of a batch, once nobody else is at work on its output."""
     from streamface.batch.job import expected_models, relevant_options, work_id
-    from streamface.batch.locks import FileLock
     from streamface.batch.manifest import Manifest
     from streamface.batch.work import state_folder
+    from streamface.locks import FileLock
     from streamface.records import version
 
     work = work_id(options, expected_models(options.how), version())

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from streamface.atomic import sink_error
 from streamface.batch.job import VIDEO, TaskResult
-from streamface.batch.locks import FileLock
 from streamface.errors import (
     ModelError,
     SinkError,
@@ -24,6 +23,7 @@ from streamface.errors import (
     StreamfaceError,
     UsageError,
 )
+from streamface.locks import FileLock
 from streamface.storage import store_for
 
 if TYPE_CHECKING:

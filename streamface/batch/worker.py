@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from streamface.batch.locks import FileLock
+from streamface.locks import FileLock
 
 if TYPE_CHECKING:
     from streamface.batch.job import Task

@@ -12,13 +12,15 @@ import hashlib
 import json
 import os
 import re
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from streamface.atomic import AtomicPath
-from streamface.errors import BackendUnavailable, ModelError, SinkError
+from streamface.errors import ModelError, SinkError
+from streamface.locks import FileLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +34,7 @@ GRAPH_VERSION: Final = 1
 FOLDER_VARIABLE: Final = "STREAMFACE_ENGINES"
 ANY_GPU: Final = "any"
 _LOCK_S: Final = 1800.0  # a build on a large model takes minutes; nobody waits longer for another's
+_LOOK_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,23 +211,22 @@ class EngineStore:
 
     @contextmanager
     def lock(self, key: EngineKey) -> Iterator[None]:
-        """Let nobody else build or replace the engine of this key meanwhile."""
-        try:
-            from filelock import FileLock, Timeout
-        except ImportError as exc:
-            raise BackendUnavailable(
-                "building engines needs filelock: pip install 'streamface[tensorrt-rtx]'"
-            ) from exc
+        """Let nobody else build or replace the engine of this key meanwhile. Raises SinkError."""
         path = self.folder / f".{key.stem}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path, timeout=_LOCK_S)
-            with lock:
-                yield
-        except Timeout as exc:
-            raise SinkError(f"{path} has been held for {_LOCK_S:.0f} s; is a build stuck?") from exc
         except OSError as exc:
             raise SinkError(f"cannot write to {self.folder}: {exc.strerror or exc}") from exc
+        lock = FileLock(path)
+        until_s = time.monotonic() + _LOCK_S
+        while not lock.take():
+            if time.monotonic() >= until_s:
+                raise SinkError(f"{path} has been held for {_LOCK_S:.0f} s; is a build stuck?")
+            time.sleep(_LOOK_EVERY_S)
+        try:
+            yield
+        finally:
+            lock.free()
 
     def _record(self, path: Path) -> EngineRecord | None:
         """Return what a JSON says, or None where it is not about an engine of ours."""

@@ -49,7 +49,9 @@ class FileLock:
             if exc.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 raise sink_error(self.path, exc) from exc
-            _log.warning("%s: no locks on this file system; run one batch at a time", self.path)
+            _log.warning(
+                "%s: no locks on this file system; let one process at a time use it", self.path
+            )
         if not _is_at(self.path, descriptor):  # its last owner removed it meanwhile
             os.close(descriptor)
             return False
