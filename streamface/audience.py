@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from streamface.errors import SinkError
 from streamface.fanout import QueuedSink
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Watched(Protocol):
     """What is needed of the run that is watched; ``app.Run`` is one."""
 
     stopping: bool
+    failed_outputs: list[str]
+    """Why each output that the run goes on without was given up."""
 
     @property
     def stats(self) -> PipelineStats:
@@ -42,7 +45,8 @@ class Audience:
 
     Opened before a run begins, in the main thread; ``show`` is called by the thread that writes.
     Raises UsageError where something for it is not installed or wrongly asked for, and SinkError
-    where there is no display, no virtual camera, or the port is taken.
+    where there is no display, no virtual camera, or the port is taken. A virtual camera that fails
+    later ends the run only where the run has no other purpose.
     """
 
     def __init__(
@@ -60,7 +64,10 @@ class Audience:
         """Of the page; holds the token, so nothing but the console may show it."""
         self._hub: LiveHub | None = None
         self._camera: QueuedSink | None = None
-        self._is_live = streams[0][1].is_live
+        self._run = run
+        self._camera_is_all = not (
+            settings.outputs or settings.data or settings.show or settings.serve is not None
+        )
         with ExitStack() as opened:
             if settings.show:
                 self.window = _opened_window(run, streams)
@@ -93,14 +100,27 @@ class Audience:
         _log.info("watch at %s", server.url)
 
     def show(self, frame: Frame, name: str, info: StreamInfo) -> None:
-        """Show a frame; nobody may draw on its planes from now on."""
+        """Show a frame; nobody may draw on its planes from now on.
+
+        Raises SinkError where the virtual camera has failed and there is nothing else to do.
+        """
         if self._hub is not None:
             self._hub.publish(frame, name)
             self._recording.write(frame, info, name)
         if self._camera is not None and frame.stream == 0:
-            self._camera.write(frame)
+            self._write_to(self._camera, frame)
         if self.window is not None:
             self.window.show(frame, frame.stream)
+
+    def _write_to(self, camera: QueuedSink, frame: Frame) -> None:
+        try:
+            camera.write(frame)
+        except SinkError as exc:
+            if self._camera_is_all:
+                raise
+            self._camera = None
+            _log.warning("%s; the run goes on without it", exc)
+            self._run.failed_outputs.append(str(exc))
 
     def forget(self, stream: int) -> None:
         """Take a stream that has ended off the page."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from contextlib import closing
 from datetime import datetime
@@ -16,6 +17,7 @@ from streamface import audience
 from streamface.app import Run
 from streamface.cli import main
 from streamface.encode import VideoOptions
+from streamface.errors import SinkError
 from streamface.recording import Recording
 from streamface.settings import Settings
 from streamface.testing import CountingSource
@@ -147,6 +149,44 @@ def test_a_virtual_camera_gets_the_first_stream(monkeypatch):
         run.execute()
     assert sent[-1] == "closed"
     assert set(sent[:-1]) <= set(range(4))
+
+
+class BrokenCamera:
+    device = "/dev/video9"
+    warnings = ()
+
+    def __init__(self, source, device):
+        pass
+
+    def write(self, made):
+        raise SinkError("/dev/video9 takes no more pictures")
+
+    def abort(self):
+        pass
+
+
+def slow(run):
+    """Run, at a pace at which the camera's thread comes to its first frame."""
+    for _ in run.frames():
+        time.sleep(0.01)
+
+
+def test_a_virtual_camera_that_fails_costs_the_file_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("streamface.vcam.VirtualCamera", BrokenCamera)
+    out = tmp_path / "o.mp4"
+    with Run(Settings(source="demo", output=out, virtual_camera="", max_frames=40)) as run:
+        slow(run)
+        assert run.failed_outputs == ["/dev/video9 takes no more pictures"]
+    assert len(clips.video_times(out)) == 40
+
+
+def test_a_virtual_camera_that_fails_ends_a_run_that_is_for_nothing_else(monkeypatch):
+    monkeypatch.setattr("streamface.vcam.VirtualCamera", BrokenCamera)
+    with (
+        Run(Settings(source="demo", virtual_camera="", max_frames=40)) as run,
+        pytest.raises(SinkError, match="takes no more"),
+    ):
+        slow(run)
 
 
 def test_what_is_changed_must_be_seen_somewhere(capsys, monkeypatch):
