@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from streamface.errors import SourceError, StreamfaceError
 from streamface.live import SimulatedLive, Trouble
 from streamface.pipeline import Lanes
-from streamface.rate import MeasuredRate
-from streamface.sources import Stoppable, open_source
+from streamface.playlist import Opened
+from streamface.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Gathering:
+class Gathering(Opened):
     """The inputs of a run that go on at once; ``Frame.stream`` is the input's number.
 
     All are opened at the same time, and construction waits for the first that could be: a camera
@@ -40,14 +40,7 @@ class Gathering:
         opener: Callable[..., Source] = open_source,
     ) -> None:
         """Raise SourceError where none can be opened."""
-        self.inputs = list(inputs)
-        self.failures: dict[int, str] = {}
-        self.opened: dict[int, Source] = {}
-        self.damage: dict[int, list[str]] = {}
-        self.rates: dict[int, MeasuredRate] = {}
-        """What each input really gives."""
-        self._options = options
-        self._opener = opener
+        super().__init__(inputs, options, opener)
         self._threads = ThreadPoolExecutor(len(self.inputs), "streamface-open")
         try:
             self._opening = [
@@ -91,7 +84,7 @@ class Gathering:
             source = self._opening[number].result()
             for frame in source:
                 any_frame = True
-                self._measure(frame)
+                self.measure(frame)
                 yield frame
         except Exception as exc:  # noqa: BLE001 - a stream that dies must not disturb the others
             _log.debug("%s", self.inputs[number].name, exc_info=True)
@@ -111,32 +104,10 @@ class Gathering:
         self.failures[number] = reason if name in reason else f"{name}: {reason}"
         _log.warning("%s", self.failures[number])
 
-    def _measure(self, frame: Frame) -> None:
-        if not frame.held:
-            self.rates.setdefault(frame.stream, MeasuredRate()).add(frame.captured_s)
-
-    def stop(self) -> None:
-        """Let live sources end whatever they wait for. For any thread, and a signal handler."""
-        for source in list(self.opened.values()):
-            if isinstance(source, Stoppable):
-                source.stop()
-
-    def release(self, number: int) -> None:
-        """Close one source, once its last frame is read and written; keep what went wrong."""
-        source = self.opened.pop(number, None)
-        if source is None:
-            return
-        told = self.failures.get(number, "")
-        lines = [line for line in source.damage.lines() if line not in told]
-        if lines:
-            self.damage[number] = lines
-        source.close()
-
     def close(self) -> None:
         """Wait for what is still being opened, then close all that is open."""
         self._threads.shutdown(wait=True)
-        for number in list(self.opened):
-            self.release(number)
+        super().close()
 
 
 class _Lane:

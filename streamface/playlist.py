@@ -19,23 +19,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Playlist:
-    """Iterate (once) over the frames of all inputs; ``Frame.stream`` is the input's number.
-
-    The first input is opened on construction, so that a wrong one is an error before any output
-    exists. With one input every error is raised; with several, an input that cannot be read is
-    noted in ``failures`` and the next one follows.
+class Opened:
+    """The inputs of a run and the sources that were opened of them, by the input's number.
 
     A source stays open until ``release`` or ``close``, for its packets and stream templates are
     still needed after its last frame was read.
     """
 
     def __init__(
-        self,
-        inputs: Sequence[Input],
-        options: ReadOptions,
-        *,
-        opener: Callable[..., Source] = open_source,
+        self, inputs: Sequence[Input], options: ReadOptions, opener: Callable[..., Source]
     ) -> None:
         self.inputs = list(inputs)
         self.failures: dict[int, str] = {}
@@ -45,6 +37,51 @@ class Playlist:
         """What each input really gives."""
         self._options = options
         self._opener = opener
+
+    def measure(self, frame: Frame) -> None:
+        """Count a frame, unless it only stands in for one that did not come."""
+        if not frame.held:
+            self.rates.setdefault(frame.stream, MeasuredRate()).add(frame.captured_s)
+
+    def stop(self) -> None:
+        """Let live sources end whatever they wait for. For any thread, and a signal handler."""
+        for source in list(self.opened.values()):
+            if isinstance(source, Stoppable):
+                source.stop()
+
+    def release(self, number: int) -> None:
+        """Close one source, once its last frame is written, and keep what went wrong with it."""
+        source = self.opened.pop(number, None)
+        if source is None:
+            return
+        told = self.failures.get(number, "")
+        if lines := [line for line in source.damage.lines() if line not in told]:
+            self.damage[number] = lines
+        source.close()
+
+    def close(self) -> None:
+        """Close every source that is still open."""
+        for number in list(self.opened):
+            self.release(number)
+
+
+class Playlist(Opened):
+    """Iterate (once) over the frames of all inputs; ``Frame.stream`` is the input's number.
+
+    The first input is opened on construction, so that a wrong one is an error before any output
+    exists. With one input every error is raised; with several, an input that cannot be read is
+    noted in ``failures`` and the next one follows.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        options: ReadOptions,
+        *,
+        opener: Callable[..., Source] = open_source,
+    ) -> None:
+        """Raise SourceError where none can be opened."""
+        super().__init__(inputs, options, opener)
         self._stopped = False
         self._next = 0
         self._first = self._open_next()
@@ -90,7 +127,7 @@ class Playlist:
         try:
             for frame in source:
                 any_frame = True
-                self._measure(frame)
+                self.measure(frame)
                 yield frame
             if getattr(source, "gave_up", False):
                 # What came before is whole; a supervisor is to know that more should have come.
@@ -101,29 +138,10 @@ class Playlist:
             name = self.inputs[number].name
             self._fail(number, SourceError(f"{name} has no frame in the chosen time range"))
 
-    def _measure(self, frame: Frame) -> None:
-        if not frame.held:
-            self.rates.setdefault(frame.stream, MeasuredRate()).add(frame.captured_s)
-
     def stop(self) -> None:
-        """Let a live source end whatever it waits for. For any thread, and a signal handler."""
+        """End with the source that is read, whatever it waits for."""
         self._stopped = True
-        for source in list(self.opened.values()):
-            if isinstance(source, Stoppable):
-                source.stop()
-
-    def release(self, number: int) -> None:
-        """Close one source, once its last frame is written, and keep what went wrong with it."""
-        source = self.opened.pop(number, None)
-        if source is not None:
-            if lines := source.damage.lines():
-                self.damage[number] = lines
-            source.close()
-
-    def close(self) -> None:
-        """Close every source that is still open."""
-        for number in list(self.opened):
-            self.release(number)
+        super().stop()
 
 
 class _NoneLeft(SourceError):  # noqa: N818 - a state, not a fault
