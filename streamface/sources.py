@@ -41,7 +41,9 @@ VIDEO_SUFFIXES: Final = frozenset(
 IMAGE_SUFFIXES: Final = frozenset(".avif .bmp .jpeg .jpg .jxl .png .tif .tiff .webp".split())
 
 _GONE: Final = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENODEV})
-_MASKED: Final = r"(?i)([^=&]*(?:pass|pwd|token|key|secret|sig|auth|cred)[^=&]*)=[^&]*"
+SECRET_NAMES: Final = "pass|pwd|token|key|secret|sig|auth|cred"  # noqa: S105 - words, no secret
+"""A regular expression of what is found in the names of parameters that nobody may see."""
+_MASKED: Final = rf"(?i)([^=&]*(?:{SECRET_NAMES})[^=&]*)=[^&]*"
 OBJECT_SCHEMES: Final = frozenset({"s3", "gs", "gcs", "az", "abfs", "abfss"})
 """Of stores that FFmpeg cannot read by itself."""
 _LIVE_SCHEMES: Final = frozenset({"rtmp", "rtmps", "rtp", "udp", "srt", "tcp"})

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from streamface.atomic import AtomicPath, sink_error
 from streamface.errors import SinkError, SourceError, StreamfaceError, UsageError
-from streamface.sources import redacted
+from streamface.sources import SECRET_NAMES, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,9 +56,7 @@ BLOCK_BYTES: Final = 1 << 20
 _MOST_AHEAD_BLOCKS: Final = 8
 # Sound and pictures of a badly interleaved file are read in two places at once.
 _KEPT_BLOCKS: Final = 32
-_SECRET: Final = re.compile(
-    r"(?i)([^\s=&?:/]*(?:pass|pwd|token|key|secret|sig|auth|cred)[^\s=&?:/]*)=[^&\s]*"
-)
+_SECRET: Final = re.compile(rf"(?i)([^\s=&?:/]*(?:{SECRET_NAMES})[^\s=&?:/]*)=[^&\s]*")
 
 
 @dataclass(frozen=True, slots=True)
