@@ -95,6 +95,10 @@ class Patience:
             yield whole_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
+class NothingThere(SourceError):  # noqa: N818 - a state, not a fault
+    """A store holds nothing at a location."""
+
+
 class Store(Protocol):
     """Where files lie. Locations are whole paths or URLs, not names below some root."""
 
@@ -102,7 +106,7 @@ class Store(Protocol):
         """Yield the files that a folder (all levels), a pattern or a file's own name stand for.
 
         Lazily: nothing is held but a folder or a page of names. Hidden files are left out.
-        Raises SourceError.
+        Raises SourceError; NothingThere where there is no such thing.
         """
         ...
 
@@ -124,6 +128,10 @@ class Store(Protocol):
         Raises SinkError, also where ``location`` is taken and ``overwrite`` is false; the local
         file then stays.
         """
+        ...
+
+    def write(self, location: str, data: bytes, *, overwrite: bool = True) -> None:
+        """Let a small file appear, whole. Raises SinkError, also where it may not be replaced."""
         ...
 
     def delete(self, location: str) -> None:
@@ -179,7 +187,7 @@ class LocalStore:
                 if Path(each).is_file():
                     yield _stored(Path(each))
         else:
-            raise SourceError(f"{location} does not exist")
+            raise NothingThere(f"{location} does not exist")
 
     def fingerprint(self, location: str) -> Fingerprint:
         """Return size and time of change in nanoseconds."""
@@ -234,6 +242,24 @@ class LocalStore:
             _sync(target.parent)
         except OSError as exc:
             raise sink_error(target, exc) from exc
+
+    def write(self, location: str, data: bytes, *, overwrite: bool = True) -> None:
+        """Write a file beside it and rename that."""
+        target = _local(location)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = AtomicPath(target, overwrite=overwrite)
+        except UsageError as exc:
+            raise SinkError(str(exc)) from exc
+        except OSError as exc:
+            raise sink_error(target, exc) from exc
+        try:
+            file.temporary.write_bytes(data)
+            _sync(file.temporary)
+        except OSError as exc:
+            file.discard()
+            raise sink_error(target, exc) from exc
+        file.publish()
 
     def delete(self, location: str) -> None:
         """Unlink."""
@@ -307,7 +333,7 @@ class ObjectStore:
             any_found = True
             yield Stored(self._location(path), _fingerprint(info))
         if not any_found:
-            raise SourceError(f"{redacted(location)} does not exist, or holds nothing")
+            raise NothingThere(f"{redacted(location)} does not exist, or holds nothing")
 
     def _listing(self, location: str, reading: str) -> Iterator[tuple[str, dict[str, Any]]]:
         path = self._path(location)
@@ -418,6 +444,12 @@ class ObjectStore:
         except OSError as exc:
             raise SinkError(f"cannot remove {temporary}: {exc.strerror}") from exc
 
+    def write(self, location: str, data: bytes, *, overwrite: bool = True) -> None:
+        """Upload at once."""
+        path, how = self._path(location), {} if overwrite else {"mode": "create"}
+        writing = f"cannot write {redacted(location)}"
+        self._ask(writing, lambda: self._fs.pipe_file(path, data, **how), SinkError)
+
     def delete(self, location: str) -> None:
         """Remove an object."""
         path = self._path(location)
@@ -459,7 +491,8 @@ class ObjectStore:
             wait_s = next(waits, None)
             if not trouble.may_pass or wait_s is None:
                 times = f" ({attempt} attempts)" if attempt > 1 else ""
-                raise error(f"{doing}: {trouble.reason}{times}")
+                kind = NothingThere if trouble is _ABSENT and error is SourceError else error
+                raise kind(f"{doing}: {trouble.reason}{times}")
             _log.debug("%s: %s; again in %.1f s", doing, trouble.reason, wait_s)
             time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")

@@ -11,6 +11,7 @@ from streamface.batch import driver
 from streamface.batch.driver import Batch
 from streamface.batch.executor import PoolExecutor
 from streamface.batch.job import BatchOptions, TaskResult
+from streamface.batch.journal import FileJournal
 from streamface.batch.listing import Found
 from streamface.batch.manifest import Manifest
 from streamface.settings import Settings
@@ -62,7 +63,7 @@ def begin(tmp_path, monkeypatch):
             sources=("in",), output="out", how=Settings(source="demo"), video=False, **values
         )
         told = []
-        with Manifest(tmp_path / "journal.jsonl", work) as manifest:
+        with Manifest(FileJournal(tmp_path / "journal.jsonl"), work) as manifest:
             batch = Batch(
                 options, executor, manifest, on_result=lambda r, s: told.append((r.task.source, s))
             )

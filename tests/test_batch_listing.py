@@ -33,7 +33,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def names(*sources, **values):
-    def never(exc):
+    def never(_place, exc):
         raise exc
 
     return [found.name for found in find(options(*sources, **values), never)]
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_follow(tree, monkey
     Path("in/z/z.mp4").touch()
     monkeypatch.setattr(os, "scandir", refuse)
     told = []
-    found = [each.name for each in find(options("in"), told.append)]
+    found = [each.name for each in find(options("in"), lambda _place, exc: told.append(exc))]
     assert found == ["a.MOV", "b.mp4", "p.bmp", "z/z.mp4"]
     assert [str(exc) for exc in told] == ["cannot list in/sub: Permission denied"]
 
@@ -123,7 +123,7 @@ def test_outputs_are_named_after_their_source(tree):
     ("source", "error"),
     [
         ("gone.mp4", SourceError),
-        ("s3://bucket/x", UsageError),
+        ("ftp://server/x", UsageError),
         ("rtsp://camera", UsageError),
         ("out", UsageError),
         ("in/../out/", UsageError),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamface.batch.job import Task, TaskResult
-from streamface.batch.manifest import COLUMNS, DONE, FAILED, Journal, Manifest
-from streamface.batch.work import Workshop, sweep
+from streamface.batch.home import sweep
+from streamface.batch.journal import FileJournal
+from streamface.batch.manifest import COLUMNS, DONE, FAILED, Manifest
+from streamface.batch.work import Workshop
 from streamface.errors import SinkError
 from streamface.locks import FileLock
 
@@ -32,11 +35,11 @@ def journal(tmp_path):
 
 
 def test_what_was_finished_is_known_to_the_next_batch(journal):
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         manifest.begin(task("a"))
         manifest.finish(result("a"), DONE)
         manifest.finish(result("b", kind="source", line="broken"), FAILED)
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         known = manifest.last("/in/a")
         assert known.is_done
         assert known.outputs == {"/out/a.jsonl": 9}
@@ -51,9 +54,9 @@ def test_what_was_finished_is_known_to_the_next_batch(journal):
 
 def test_an_output_is_ours_once_it_was_begun(journal):
     """Else one that was published just before a kill would be taken for somebody else's."""
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         manifest.begin(task("a"))
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         assert manifest.is_ours("/out/a.jsonl")
         assert manifest.last("/in/a") is None
 
@@ -63,14 +66,14 @@ def test_an_output_is_ours_once_it_was_begun(journal):
 def test_a_journal_cut_anywhere_loses_only_its_last_line(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("cut") / "journal.jsonl"
     names = [f"file{n}" for n in range(4)]
-    with Manifest(path, "w") as manifest:
+    with Manifest(FileJournal(path), "w") as manifest:
         for name in names:
             manifest.finish(result(name), DONE)
     whole = path.read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
     path.write_bytes(whole[:cut])
     lines = whole[:cut].count(b"\n")
-    with Manifest(path, "w") as manifest:
+    with Manifest(FileJournal(path), "w") as manifest:
         known = [manifest.last(f"/in/{name}") for name in names]
         assert [each is not None for each in known] == [n < lines for n in range(4)]
         manifest.finish(result("after"), DONE)
@@ -79,18 +82,18 @@ def test_a_journal_cut_anywhere_loses_only_its_last_line(tmp_path_factory, data)
 
 
 def test_a_damaged_line_in_the_middle_is_left_out(journal, caplog):
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         for name in "abc":
             manifest.finish(result(name), DONE)
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0] + b"\0" * 40 + b"\n" + lines[2])
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         assert [manifest.last(f"/in/{n}") is not None for n in "abc"] == [True, False, True]
     assert "damaged line" in caplog.text
 
 
 def test_a_full_disk_leaves_no_half_line(journal, monkeypatch):
-    kept = Journal(journal)
+    kept = FileJournal(journal)
     kept.append({"is": "work", "n": 1}, durable=True)
     write = os.write
 
@@ -113,7 +116,7 @@ def test_a_full_disk_leaves_no_half_line(journal, monkeypatch):
 
 
 def test_two_files_cannot_claim_one_output(journal):
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         assert manifest.claim(["/out/b.mp4"], "/in/b.mov") is None
         assert manifest.claim(["/out/b.mp4"], "/in/b.mov") == "/in/b.mov"
         assert manifest.claim(["/out/b.jsonl", "/out/b.mp4"], "/in/b.avi") == "/in/b.mov"
@@ -121,21 +124,21 @@ def test_two_files_cannot_claim_one_output(journal):
 
 def test_names_that_are_no_utf8_are_remembered(journal):
     odd = os.fsdecode(b"caf\xe9.mp4")
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         manifest.finish(result(odd), DONE)
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         assert manifest.last(f"/in/{odd}").is_done
 
 
 def test_the_journal_is_written_anew_when_most_of_it_is_useless(journal):
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         manifest.describe({"conf": 0.6}, "1")
         for _ in range(5):
             manifest.finish(result("a"), DONE)
         manifest.compact()
         assert len(journal.read_bytes().splitlines()) == 2
         manifest.finish(result("b"), DONE)
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         assert manifest.last("/in/a").is_done
         assert manifest.last("/in/b").is_done
         before = journal.read_bytes()
@@ -152,9 +155,9 @@ def filled(manifest):
 def test_the_table_is_parquet(journal, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     (tmp_path / "manifest.jsonl").write_text("out of date")
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         filled(manifest)
-        path = manifest.export(tmp_path)
+        path = Path(manifest.export(str(tmp_path)))
     assert path.name == "manifest.parquet"
     assert not (tmp_path / "manifest.jsonl").exists()
     rows = pq.read_table(path).to_pylist()
@@ -170,9 +173,9 @@ def test_the_table_is_parquet(journal, tmp_path):
 
 def test_the_table_is_json_lines_without_pyarrow(journal, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         filled(manifest)
-        path = manifest.export(tmp_path)
+        path = Path(manifest.export(str(tmp_path)))
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert path.name == "manifest.jsonl"
     assert [row["status"] for row in rows] == ["done", "failed"]
@@ -211,7 +214,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one_and_nothing_half(
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     (tmp_path / "manifest.jsonl").write_text("old")
-    with Manifest(journal, "w") as manifest:
+    with Manifest(FileJournal(journal), "w") as manifest:
         filled(manifest)
 
         def fail(_descriptor):
@@ -219,6 +222,6 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one_and_nothing_half(
 
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(SinkError, match="manifest.jsonl: No space left"):
-            manifest.export(tmp_path)
+            manifest.export(str(tmp_path))
     assert (tmp_path / "manifest.jsonl").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.jsonl", "manifest.jsonl"]

@@ -325,6 +325,7 @@ def batch_of_nothing(files: int, workers: int, cluster: str | None) -> Report:
     from streamface.batch.driver import Batch
     from streamface.batch.executor import Executor, PoolExecutor
     from streamface.batch.job import BatchOptions, Limits
+    from streamface.batch.journal import FileJournal
     from streamface.batch.manifest import Manifest
     from streamface.batch.ray_executor import Placement, RayExecutor
     from streamface.settings import Settings
@@ -338,7 +339,7 @@ def batch_of_nothing(files: int, workers: int, cluster: str | None) -> Report:
         options = BatchOptions(
             sources=(str(source),), output=str(Path(folder, "out")), how=Settings(source="demo")
         )
-        manifest = stack.enter_context(Manifest(Path(folder, "journal.jsonl"), "nothing"))
+        manifest = stack.enter_context(Manifest(FileJournal(Path(folder, "journal.jsonl")), "nothing"))
         began_s = time.perf_counter()
         executor: Executor
         if cluster is None:

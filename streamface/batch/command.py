@@ -6,12 +6,10 @@ import json
 import os
 import shlex
 import sys
-import time
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from streamface.atomic import sink_error
 from streamface.errors import SinkError, SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ DESCRIPTION: Final = (
 )
 DONE, FAILED, PARTIAL, INTERRUPTED = 0, 1, 3, 130
 _DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
-_OLD_WORKERS_S: Final = 15.0
-"""How long workers may take to notice that their driver is gone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     The parser must be one that resolves conflicts.
     """
     parser.add_argument(
-        "sources", nargs="+", metavar="SRC", help="file, folder (and all below it), 'glob**', demo"
+        "sources",
+        nargs="+",
+        metavar="SRC",
+        help="file, folder (and all below it), 'glob**', s3:// gs:// az:// or https:// URL, demo",
     )
     group = parser.add_argument_group("what to write")
     group.add_argument(
         "--output", "-o", required=True, metavar="DIR",
-        help="folder for what is made of a/b.mov: DIR/a/b.mp4, DIR/a/b.jsonl …",
+        help="folder or s3:// gs:// az:// URL for what is made of a/b.mov: DIR/a/b.mp4, "
+        "DIR/a/b.jsonl …",
     )  # fmt: skip
     for kind in _DATA_KINDS:
         also = " (default where no other data is asked for)" if kind == "jsonl" else ""
@@ -176,7 +176,7 @@ def run(
         if not tally.files and not batch.stopping:
             raise SourceError(_nothing(options))
         manifest.compact()
-        table = manifest.export(Path(options.output).expanduser())
+        table = manifest.export(options.output)
         if not quiet:
             console.print_lines(console.summary(batch, table, retry))
         return _report(batch, executor, table)
@@ -196,51 +196,25 @@ def _check(options: BatchOptions) -> None:
 @contextmanager
 def _manifest(options: BatchOptions) -> Iterator[Manifest]:
     """Open the memory of a batch, once nobody else is at work on its output."""
+    from streamface.batch.home import journal_at
     from streamface.batch.job import expected_models, relevant_options, work_id
     from streamface.batch.manifest import Manifest
-    from streamface.batch.work import state_folder
-    from streamface.locks import FileLock
     from streamface.records import version
 
     work = work_id(options, expected_models(options.how), version())
-    folder = state_folder(options.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise sink_error(folder, exc) from exc
-    lock = FileLock(folder / "lock")
-    if not lock.take():
-        raise UsageError(f"another batch is at work on {options.output}; wait for it, or end it")
-    try:
-        if not _outlive_workers(options):
-            raise UsageError(
-                f"workers of an earlier batch are still at work on {options.output}; end them"
-            )
-        with Manifest(folder / "journal.jsonl", work) as manifest:
-            manifest.describe(relevant_options(options), version())
-            yield manifest
-    finally:
-        lock.free()
-
-
-def _outlive_workers(options: BatchOptions) -> bool:
-    """Wait until workers that have lost their driver are gone, and remove what they left.
-
-    Returns whether all of them are gone in the end.
-    """
-    from streamface.batch.work import sweep, workshop_root
-
-    until_s = time.monotonic() + _OLD_WORKERS_S
-    while sweep(workshop_root(options.output)):
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.05)
-    return True
+    with (
+        journal_at(options.output, is_far=options.cluster is not None) as journal,
+        closing(journal),
+        Manifest(journal, work) as manifest,
+    ):
+        manifest.describe(relevant_options(options), version())
+        yield manifest
 
 
 @contextmanager
 def _executor(options: BatchOptions) -> Iterator[Executor]:
     """Start the workers."""
+    from streamface.batch.home import outlive_workers
     from streamface.batch.job import Limits
     from streamface.batch.work import Work
 
@@ -262,7 +236,7 @@ def _executor(options: BatchOptions) -> Iterator[Executor]:
             with PoolExecutor(body, workers, limits, threads=threads) as near:
                 yield near
     finally:
-        _outlive_workers(options)  # those of other machines take a moment to hear of it
+        outlive_workers(options.output)  # those of other machines take a moment to hear of it
 
 
 def usable_cores() -> int:
@@ -293,7 +267,9 @@ def _retry_command() -> str:
                        "--only-failed"])  # fmt: skip
 
 
-def _report(batch: Batch, executor: Executor, table: Path) -> dict[str, Any]:
+def _report(batch: Batch, executor: Executor, table: str) -> dict[str, Any]:
+    from streamface.sources import redacted
+
     tally = batch.tally
     return {
         "files": tally.files,
@@ -308,9 +284,9 @@ def _report(batch: Batch, executor: Executor, table: Path) -> dict[str, Any]:
         "workers": executor.capacity,
         "stopped": tally.stopped,
         "interrupted": batch.stopping and tally.stopped is None,
-        "manifest": str(table),
+        "manifest": redacted(table),
         "failures": [
-            {"source": each.task.source, "kind": each.kind, "error": each.line}
+            {"source": redacted(each.task.source), "kind": each.kind, "error": each.line}
             for each in tally.failures
         ],
     }

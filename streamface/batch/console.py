@@ -17,10 +17,10 @@ from rich.text import Text
 
 from streamface.batch.listing import find
 from streamface.console import clock, shortened
+from streamface.sources import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rich.console import RenderableType
 
@@ -67,7 +67,7 @@ class Census:
         self._thread.join()
 
 
-def _ignored(_: SourceError) -> None:
+def _ignored(_place: str, _: SourceError) -> None:
     """Leave it to the batch, which meets the folder, too."""
 
 
@@ -85,7 +85,7 @@ def tell(result: TaskResult, status: str | None) -> None:
 
 def described(result: TaskResult) -> str:
     """Return the error of a failed file with its name."""
-    where = result.task.source
+    where = redacted(result.task.source)
     return result.line if where in result.line else f"{where}: {result.line}"
 
 
@@ -147,7 +147,7 @@ def panel(batch: Batch, census: Census, *, width: int | None = None) -> Renderab
     return Panel(
         Group(*rows),
         title=Text.assemble(
-            ("streamface batch ", "bold"), (shortened(batch.options.output, 40), "cyan")
+            ("streamface batch ", "bold"), (shortened(redacted(batch.options.output), 40), "cyan")
         ),
         title_align="left",
         subtitle="finishing what is under way; Ctrl-C again cancels" if batch.stopping else None,
@@ -191,13 +191,13 @@ def _workers(batch: Batch) -> RenderableType:
     table.add_column("file", no_wrap=True, overflow="ellipsis")
     at_work = batch.executor.at_work
     for name, (task, seconds) in list(at_work.items())[:_MOST_ROWS]:
-        table.add_row(name, clock(seconds), shortened(task.source, 70))
+        table.add_row(name, clock(seconds), shortened(redacted(task.source), 70))
     if len(at_work) > _MOST_ROWS:
         table.add_row("", "", Text(f"and {len(at_work) - _MOST_ROWS} more", "dim"))
     return table
 
 
-def summary(batch: Batch, manifest: Path, retry: str) -> list[str]:
+def summary(batch: Batch, manifest: str, retry: str) -> list[str]:
     """Return the plain lines after a batch. retry: the command that does again what failed."""
     tally = batch.tally
     left = tally.files - tally.done - tally.skipped - tally.failed
@@ -205,7 +205,7 @@ def summary(batch: Batch, manifest: Path, retry: str) -> list[str]:
         f"{tally.done} done, {tally.skipped} skipped (done before), {tally.failed} failed"
         + (f", {left} or more left" if left or tally.stopped or batch.stopping else ""),
         f"{tally.frames} frames in {tally.seconds:.1f} s, {tally.times_real_time:.1f}x real time",
-        f"manifest: {manifest}",
+        f"manifest: {redacted(manifest)}",
     ]
     if tally.stopped is not None:
         lines.append(f"stopped: {tally.stopped}")

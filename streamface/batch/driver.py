@@ -9,15 +9,13 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from streamface.batch.home import sweep, workshop_root
 from streamface.batch.job import Task, TaskResult
 from streamface.batch.listing import Found, find, targets_of
 from streamface.batch.manifest import DONE, FAILED, SET_ASIDE
-from streamface.batch.work import sweep, workshop_root
-from streamface.errors import SourceError
-from streamface.storage import store_for
+from streamface.batch.outputs import outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from streamface.batch.executor import Executor
     from streamface.batch.job import BatchOptions
     from streamface.batch.manifest import Manifest
+    from streamface.errors import SourceError
 
 _MOST_DEATHS: Final = 2
 _MOST_LOSSES: Final = 10
@@ -97,7 +96,7 @@ class Batch:
         self.is_listed = False
         """Whether every source was found."""
         self._on_result = on_result
-        self._store = store_for(options.output)
+        self._outputs = outputs_of(options.output)
         self._sources = self._failed() if options.only_failed else find(options, self._unlisted)
         self._under_way = 0
         self._again: list[tuple[float, int, Task]] = []
@@ -113,9 +112,12 @@ class Batch:
             if not self._under_way and (self.stopping or self._is_over()):
                 break
             result = self.executor.next(self._wait_s())
-            if result is not None:
+            while result is not None:
                 self._under_way -= 1
                 self._settle(result)
+                # All that is there, for in a bucket each note of what became of them is a request.
+                result = self.executor.next(0.0) if self._under_way else None
+            self.manifest.flush()
         tally.ended_s = time.monotonic()
         return tally
 
@@ -145,18 +147,21 @@ class Batch:
     def _fill(self) -> None:
         """Give work to all who have none; look at a bounded number of sources for it."""
         left = _LISTED_AT_ONCE
-        while not self.stopping and self._under_way < self.executor.capacity and left > 0:
+        tasks: list[Task] = []
+        room = self.executor.capacity - self._under_way
+        while not self.stopping and len(tasks) < room and left > 0:
             left -= 1
             task = self._next_task()
             if task is not None:
-                self._begin(task)
+                tasks.append(task)
             elif self.is_listed or len(self._again) >= _MOST_WAITING:
-                return
-
-    def _begin(self, task: Task) -> None:
-        self.manifest.begin(task)
-        self.executor.submit(task)
-        self._under_way += 1
+                break
+        for task in tasks:
+            self.manifest.begin(task)
+        self.manifest.flush()
+        for task in tasks:
+            self.executor.submit(task)
+            self._under_way += 1
 
     # -- choosing
 
@@ -215,28 +220,18 @@ class Batch:
             return False
         outputs = known.outputs
         return outputs.keys() == set(task.targets.values()) and all(
-            self._size_bytes(place) == size for place, size in outputs.items()
+            self._outputs.size_bytes(place) == size for place, size in outputs.items()
         )
 
     def _taken(self, task: Task) -> str | None:
         """Return an output that stands there already and was not written by a batch."""
         if self.options.overwrite:
             return None
-        return next(
-            (
-                target
-                for target in task.targets.values()
-                if self._size_bytes(target) is not None and not self.manifest.is_ours(target)
-            ),
-            None,
-        )
+        standing = (each for each in task.targets.values() if self._stands(each))
+        return next((each for each in standing if not self.manifest.is_ours(each)), None)
 
-    def _size_bytes(self, location: str) -> int | None:
-        """Return the size of a file, or None where there is none."""
-        try:
-            return self._store.fingerprint(location).size_bytes
-        except SourceError:
-            return None
+    def _stands(self, location: str) -> bool:
+        return self._outputs.size_bytes(location) is not None
 
     def _failed(self) -> Iterator[Found]:
         """Yield the sources that the manifest knows as failed and that are still there."""
@@ -245,12 +240,11 @@ class Batch:
             if known is not None and not known.is_done:
                 yield found
 
-    def _unlisted(self, exc: SourceError) -> None:
-        """Count a folder that cannot be read among the files that failed."""
+    def _unlisted(self, place: str, exc: SourceError) -> None:
+        """Count what cannot be listed among the files that failed."""
         self.tally.files += 1
         self._number += 1
-        folder = str(exc).split(": ", 1)[0].removeprefix("cannot list ")
-        task = Task(number=self._number, source=folder, key=str(Path(folder).absolute()))
+        task = Task(number=self._number, source=place, key=Found(place, "", 0, "").key)
         self._close(TaskResult(task=task, kind="source", line=str(exc)), FAILED)
 
     # -- judging

@@ -1,35 +1,32 @@
 """What a batch remembers: a journal of one JSON line a file, and the table made of it.
 
-The journal is only ever appended to. The line of a file that is done or has failed is on the disk
-when ``finish`` returns; a line that a kill or a full disk cut short can only be the last one, and
-is dropped when the journal is opened again. Memory does not grow with the number of files: the
-newest line of each is looked up in a temporary SQLite file, built from the journal, gone with the
-process.
+The line of a file that is done or has failed outlives a kill when ``flush`` returns. Memory does
+not grow with the number of files: the newest line of each is looked up in a temporary SQLite file,
+built from the journal, gone with the process.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-import os
 import sqlite3
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
 
 from streamface.atomic import sink_error
 from streamface.records import to_json
+from streamface.sources import redacted
+from streamface.storage import store_for, under
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from streamface.batch.job import Task, TaskResult
-
-_log = logging.getLogger(__name__)
+    from streamface.batch.journal import Journal, Record
+    from streamface.storage import Store
 
 DONE: Final = "done"
 FAILED: Final = "failed"
@@ -63,8 +60,6 @@ _ROW_GROUP_ROWS: Final = 4096
 # A journal is written anew when this share of its lines is of no more use.
 _USELESS_SHARE: Final = 0.5
 
-Record: TypeAlias = "dict[str, Any]"
-
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -87,61 +82,11 @@ class Known:
         return dict(self.record["outputs"])
 
 
-class Journal:
-    """Appends lines to a file, each whole or not at all. Raises SinkError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        try:
-            self._descriptor = os.open(path, flags, 0o666)
-            self._size = os.fstat(self._descriptor).st_size
-        except OSError as exc:
-            raise sink_error(path, exc) from exc
-
-    def records(self) -> Iterator[Record]:
-        """Yield what was written so far, and cut off what is left of an unfinished line."""
-        whole = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    # A power cut can leave what was never written: what is lost is done again.
-                    _log.warning("%s: a damaged line was left out", self.path)
-                    continue
-                yield record
-        if whole != self._size:
-            os.ftruncate(self._descriptor, whole)
-            self._size = whole
-
-    def append(self, record: Mapping[str, object], *, durable: bool) -> None:
-        """Write a line. durable: so that it outlives a power cut, too."""
-        line = (json.dumps(record) + "\n").encode()
-        try:
-            written = os.write(self._descriptor, line)
-            if written != len(line):  # the disk was full in the middle of it: the rest says why
-                os.write(self._descriptor, line[written:])
-            if durable:
-                os.fsync(self._descriptor)
-        except OSError as exc:
-            os.ftruncate(self._descriptor, self._size)
-            raise sink_error(self.path, exc) from exc
-        self._size += len(line)
-
-    def close(self) -> None:
-        """Close the file; nothing is held back."""
-        os.close(self._descriptor)
-
-
 class Manifest:
     """What is known of every file of a batch. Belongs to one thread. Raises SinkError."""
 
-    def __init__(self, path: Path, work: str) -> None:
-        """Read the journal at ``path``, or begin one.
+    def __init__(self, journal: Journal, work: str) -> None:
+        """Read the journal, which is closed with the manifest.
 
         work: what ``job.work_id`` says of the batch that goes on now.
         """
@@ -155,8 +100,7 @@ class Manifest:
             "CREATE TABLE works (work TEXT PRIMARY KEY, line TEXT) WITHOUT ROWID;"
         )
         self._lines = 0
-        self._path = path
-        self._journal = Journal(path)
+        self._journal = journal
         for record in self._journal.records():
             self._remember(record)
 
@@ -207,14 +151,18 @@ class Manifest:
         record = {"is": "begun", "key": task.key, "targets": list(task.targets.values())}
         self._add(record, durable=False)
 
+    def flush(self) -> None:
+        """Return when all that was noted outlives a kill."""
+        self._journal.flush()
+
     def finish(self, result: TaskResult, status: str) -> None:
-        """Note what became of a file; on the disk when this returns."""
+        """Note what became of a file."""
         task = result.task
         self._add(
             {
                 "is": "end",
                 "key": task.key,
-                "source": task.source,
+                "source": redacted(task.source),
                 "fingerprint": task.fingerprint,
                 "work": self.work,
                 "status": status,
@@ -262,27 +210,37 @@ class Manifest:
         (kept,) = self._index.execute("SELECT (SELECT COUNT(*) FROM last) + COUNT(*) FROM works")
         if self._lines * (1 - _USELESS_SHARE) <= kept[0]:
             return
-        with self._whole(self._path) as file:
-            for table in ("works", "last"):
-                rows = self._index.execute(f"SELECT line FROM {table}")  # noqa: S608 - our own names
-                file.writelines(f"{line}\n".encode() for (line,) in rows)
-        self._journal.close()
-        self._journal = Journal(self._path)
+        self._journal.rewrite(
+            line
+            for table in ("works", "last")
+            for (line,) in self._index.execute(f"SELECT line FROM {table}")  # noqa: S608 - our own names
+        )
         self._lines = kept[0]
 
-    def export(self, folder: Path) -> Path:
+    def export(self, folder: str) -> str:
         """Write the table as ``manifest.parquet``, or ``manifest.jsonl`` where pyarrow is missing.
 
-        Returns its path; an older one of the other kind is removed, since it would be out of date.
+        Returns its place; an older one of the other kind is removed, since it would be out of date.
         """
-        parquet, jsonl = folder / "manifest.parquet", folder / "manifest.jsonl"
+        parquet, jsonl = under(folder, "manifest.parquet"), under(folder, "manifest.jsonl")
+        store = store_for(folder)
         if importlib.util.find_spec("pyarrow") is None:
-            self._export_jsonl(jsonl)
-            parquet.unlink(missing_ok=True)
+            self._export(self._write_jsonl, jsonl, store)
+            store.delete(parquet)
             return jsonl
-        self._export_parquet(parquet)
-        jsonl.unlink(missing_ok=True)
+        self._export(self._write_parquet, parquet, store)
+        store.delete(jsonl)
         return parquet
+
+    def _export(self, write: Callable[[Path], None], place: str, store: Store) -> None:
+        scratch = self._journal.scratch
+        try:
+            write(scratch)
+            store.publish(scratch, place, overwrite=True)
+        except OSError as exc:
+            raise sink_error(Path(place), exc) from exc
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def _rows(self) -> Iterator[Record]:
         query = self._index.execute("SELECT work, line FROM works")
@@ -294,39 +252,20 @@ class Manifest:
                 row[name] = json.dumps(row[name])
             yield {name: to_json(row[name]) for name in COLUMNS}
 
-    def _export_jsonl(self, path: Path) -> None:
-        with self._whole(path) as file:
+    def _write_jsonl(self, path: Path) -> None:
+        with path.open("wb") as file:
             file.writelines(f"{json.dumps(row)}\n".encode() for row in self._rows())
 
-    def _export_parquet(self, path: Path) -> None:
+    def _write_parquet(self, path: Path) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
         schema = pa.schema([pa.field(name, types[kind]) for name, kind in COLUMNS.items()])
         rows = self._rows()
-        with (
-            self._whole(path) as file,
-            pq.ParquetWriter(file, schema, compression="zstd") as writer,
-        ):
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             while group := list(islice(rows, _ROW_GROUP_ROWS)):
                 writer.write_table(pa.Table.from_pylist(group, schema))
-
-    @contextmanager
-    def _whole(self, target: Path) -> Iterator[BinaryIO]:
-        """Give a file that takes the target's place when it is complete. Raises SinkError."""
-        # Always of one name, since one batch at a time is at work: what a killed one left of it is
-        # written over.
-        new = self._path.with_name("unfinished-table")
-        try:
-            with new.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(target)
-        except OSError as exc:
-            new.unlink(missing_ok=True)
-            raise sink_error(target, exc) from exc
 
     def close(self) -> None:
         """Close the journal and drop the index."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streamface.atomic import sink_error
+from streamface.batch.home import in_store, make_private, sweep, workshop_root
 from streamface.batch.job import VIDEO, TaskResult
 from streamface.errors import (
     ModelError,
@@ -24,7 +25,7 @@ from streamface.errors import (
     UsageError,
 )
 from streamface.locks import FileLock
-from streamface.storage import store_for
+from streamface.storage import scheme_of, store_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from streamface.batch.job import BatchOptions, FailureKind, Task
     from streamface.settings import Settings
 
-STATE_FOLDER: Final = ".streamface-batch"
-"""In the output folder: the journal, and what is being written."""
 _MOST_WARNINGS: Final = 20
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -53,9 +52,10 @@ class Workshop:
 
     def _open(self) -> Path:
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_private(self._root)
         except OSError as exc:
             raise sink_error(self._root, exc) from exc
+        sweep(self._root)  # other machines have nobody else who would
         while self._lock is None:
             self._folder = self._root / f"{os.getpid()}-{secrets.token_hex(4)}"
             lock = FileLock(self._folder.with_suffix(".lock"))
@@ -81,19 +81,6 @@ class Workshop:
         if self._lock is not None:
             self._lock.free(remove=True)
             self._lock = None
-
-
-def sweep(root: Path) -> int:
-    """Remove what dead workers left behind; return how many workers still live."""
-    alive = 0
-    for path in sorted(root.glob("*.lock")):
-        lock = FileLock(path)
-        if lock.take():
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-            lock.free(remove=True)
-        else:
-            alive += path.exists()
-    return alive
 
 
 class Work:
@@ -150,10 +137,11 @@ class Work:
         try:
             os.chdir(self._folder)
         except OSError as exc:
-            raise SourceError(
-                f"{socket.gethostname()} does not see {self._folder}; run the batch in a folder "
-                "that all machines share"
-            ) from exc
+            if not (in_store(self._options.output) and all(map(scheme_of, self._options.sources))):
+                raise SourceError(
+                    f"{socket.gethostname()} does not see {self._folder}; run the batch in a "
+                    "folder that all machines share"
+                ) from exc
         self._workshop = Workshop(workshop_root(self._options.output))
 
     def _settings(self, task: Task, made: Mapping[str, Path]) -> Settings:
@@ -175,16 +163,6 @@ class Work:
             self._nets.close()
         if self._workshop is not None:
             self._workshop.close()
-
-
-def workshop_root(output: str) -> Path:
-    """Return where unfinished files of a batch lie: on the output's own file system."""
-    return state_folder(output) / "unfinished"
-
-
-def state_folder(output: str) -> Path:
-    """Return where a batch keeps its journal."""
-    return Path(output).expanduser().absolute() / STATE_FOLDER
 
 
 def _execute(run: Run) -> float:
