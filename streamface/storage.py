@@ -138,6 +138,13 @@ class Store(Protocol):
         """Remove a file; one that is not there is no error. Raises SinkError."""
         ...
 
+    def delete_folder(self, location: str) -> None:
+        """Remove a folder and all below it; one that is not there is no error.
+
+        Raises SinkError, SourceError.
+        """
+        ...
+
 
 def scheme_of(location: str) -> str:
     """Return the scheme of a URL in lower case; "" for a path."""
@@ -265,6 +272,15 @@ class LocalStore:
         """Unlink."""
         try:
             _local(location).unlink(missing_ok=True)
+        except OSError as exc:
+            raise SinkError(f"cannot remove {location}: {exc.strerror}") from exc
+
+    def delete_folder(self, location: str) -> None:
+        """Remove the tree."""
+        try:
+            shutil.rmtree(_local(location))
+        except FileNotFoundError:
+            return
         except OSError as exc:
             raise SinkError(f"cannot remove {location}: {exc.strerror}") from exc
 
@@ -461,6 +477,15 @@ class ObjectStore:
                 return
 
         self._ask(f"cannot remove {redacted(location)}", remove, SinkError)
+
+    def delete_folder(self, location: str) -> None:
+        """Remove every object whose name begins so."""
+        try:
+            below = [each.location for each in self.list(f"{location.rstrip('/')}/")]
+        except NothingThere:
+            return
+        for each in below:
+            self.delete(each)
 
     def _path(self, location: str) -> str:
         path: str = self._fs._strip_protocol(location)  # noqa: SLF001 - fsspec has no other name

@@ -26,6 +26,34 @@ def obey(task):
     return TaskResult(task=task, frames=1, duration_s=1.0, line=str(os.getpid()), outputs=sizes)
 
 
+class Instantly:
+    """Does tasks on the spot, a few at a time, and remembers how many it had at once."""
+
+    def __init__(self, body=obey, capacity=2):
+        self.capacity, self._body = capacity, body
+        self._waiting = []
+        self.most_at_once = 0
+        self.done = []
+
+    def submit(self, task):
+        self._waiting.append(task)
+        self.most_at_once = max(self.most_at_once, len(self._waiting))
+        assert len(self._waiting) <= self.capacity
+
+    def next(self, timeout_s):
+        if not self._waiting:
+            return None
+        self.done.append(self._waiting[0].source)
+        return self._body(self._waiting.pop(0))
+
+    @property
+    def at_work(self):
+        return {}
+
+    def close(self):
+        pass
+
+
 def _succeed(task, argument):
     """Leave the rest to ``obey``."""
 

@@ -267,7 +267,7 @@ def test_the_panel_shows_workers_and_counts():
 
     from rich.console import Console
 
-    task = SimpleNamespace(source="in/long/name.mp4")
+    task = SimpleNamespace(source="in/long/name.mp4", doing="drawing, segment 2 of 5")
     shown = SimpleNamespace(
         tally=BatchTally(files=5, done=3, failed=1, skipped=1, began_s=0.0, ended_s=1.0),
         executor=SimpleNamespace(at_work={"w1": (task, 65.0)}),
@@ -278,5 +278,13 @@ def test_the_panel_shows_workers_and_counts():
     plain.print(console.panel(shown, _Census()))
     plain.file.close()
     text = plain.export_text()
-    for part in ("done 3", "skipped 1", "failed 1", "5/10", "w1", "1:05", "in/long/name.mp4"):
+    for part in (
+        "done 3",
+        "skipped 1",
+        "failed 1",
+        "5/10",
+        "w1",
+        "1:05",
+        "in/long/name.mp4 drawing, seg",
+    ):
         assert part in text

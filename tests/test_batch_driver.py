@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from batch_bodies import obey
+from batch_bodies import Instantly, obey
 
 from streamface.batch import driver
 from streamface.batch.driver import Batch
@@ -15,34 +15,6 @@ from streamface.batch.journal import FileJournal
 from streamface.batch.listing import Found
 from streamface.batch.manifest import Manifest
 from streamface.settings import Settings
-
-
-class Instantly:
-    """Does tasks on the spot, a few at a time, and remembers how many it had at once."""
-
-    def __init__(self, body=obey, capacity=2):
-        self.capacity, self._body = capacity, body
-        self._waiting = []
-        self.most_at_once = 0
-        self.done = []
-
-    def submit(self, task):
-        self._waiting.append(task)
-        self.most_at_once = max(self.most_at_once, len(self._waiting))
-        assert len(self._waiting) <= self.capacity
-
-    def next(self, timeout_s):
-        if not self._waiting:
-            return None
-        self.done.append(self._waiting[0].source)
-        return self._body(self._waiting.pop(0))
-
-    @property
-    def at_work(self):
-        return {}
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(autouse=True)

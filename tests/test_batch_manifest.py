@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamface.batch.job import Task, TaskResult
 from streamface.batch.home import sweep
+from streamface.batch.job import Task, TaskResult
 from streamface.batch.journal import FileJournal
 from streamface.batch.manifest import COLUMNS, DONE, FAILED, Manifest
 from streamface.batch.work import Workshop

@@ -339,7 +339,9 @@ def batch_of_nothing(files: int, workers: int, cluster: str | None) -> Report:
         options = BatchOptions(
             sources=(str(source),), output=str(Path(folder, "out")), how=Settings(source="demo")
         )
-        manifest = stack.enter_context(Manifest(FileJournal(Path(folder, "journal.jsonl")), "nothing"))
+        manifest = stack.enter_context(
+            Manifest(FileJournal(Path(folder, "journal.jsonl")), "nothing")
+        )
         began_s = time.perf_counter()
         executor: Executor
         if cluster is None:

@@ -74,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cluster", metavar="ADDRESS", help="a Ray cluster's address, or auto for the one at hand"
     )
+    group.add_argument(
+        "--split", type=_split, default="never", metavar="auto|never|S",
+        help="cut long files at key frames, do the segments on all workers and join them: into "
+        "segments of S seconds, or where workers would be idle (default %(default)s)",
+    )  # fmt: skip
     group.add_argument("--retries", type=int, default=2, metavar="N", help="(default %(default)s)")
     group.add_argument("--timeout", type=float, metavar="S", help="most seconds for one file")
     group.add_argument("--memory", type=int, metavar="MB", help="most memory of one worker, in MiB")
@@ -81,6 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only-failed", action="store_true", help="do only files that failed in earlier batches"
     )
     group.add_argument("--json", metavar="F", help="write what came of it as JSON; '-': stdout")
+
+
+def _split(text: str) -> float | str:
+    return text if text in {"auto", "never"} else float(text)
 
 
 def main(arguments: argparse.Namespace, how: Settings, watch: Callable[[Any], None]) -> int:
@@ -133,6 +142,7 @@ def options_of(arguments: argparse.Namespace, how: Settings) -> BatchOptions:
         retries=arguments.retries,
         timeout_s=arguments.timeout,
         memory_mb=arguments.memory,
+        split=arguments.split,
         cluster=arguments.cluster,
         only_failed=arguments.only_failed,
         overwrite=arguments.overwrite,
@@ -281,6 +291,7 @@ def _report(batch: Batch, executor: Executor, table: str) -> dict[str, Any]:
         "times_real_time": round(tally.times_real_time, 3),
         "media_seconds": round(tally.media_s, 3),
         "retried": tally.retried,
+        "split": tally.split,
         "workers": executor.capacity,
         "stopped": tally.stopped,
         "interrupted": batch.stopping and tally.stopped is None,

@@ -191,7 +191,9 @@ def _workers(batch: Batch) -> RenderableType:
     table.add_column("file", no_wrap=True, overflow="ellipsis")
     at_work = batch.executor.at_work
     for name, (task, seconds) in list(at_work.items())[:_MOST_ROWS]:
-        table.add_row(name, clock(seconds), shortened(redacted(task.source), 70))
+        doing = Text(f" {task.doing}", "dim") if task.doing else Text()
+        file = Text(shortened(redacted(task.source), 70 - len(doing)))
+        table.add_row(name, clock(seconds), file + doing)
     if len(at_work) > _MOST_ROWS:
         table.add_row("", "", Text(f"and {len(at_work) - _MOST_ROWS} more", "dim"))
     return table

@@ -7,15 +7,21 @@ one from the listing, what is known of them from the manifest.
 from __future__ import annotations
 
 import heapq
+import logging
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from streamface.batch.home import sweep, workshop_root
-from streamface.batch.job import Task, TaskResult
+from streamface.batch.home import parts_folder, sweep, workshop_root
+from streamface.batch.job import AUTO, NEVER, Auto, Task, TaskResult
 from streamface.batch.listing import Found, find, targets_of
 from streamface.batch.manifest import DONE, FAILED, SET_ASIDE
 from streamface.batch.outputs import outputs_of
+from streamface.errors import SinkError, SourceError
+from streamface.sources import redacted
+from streamface.storage import store_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +29,9 @@ if TYPE_CHECKING:
     from streamface.batch.executor import Executor
     from streamface.batch.job import BatchOptions
     from streamface.batch.manifest import Manifest
-    from streamface.errors import SourceError
+    from streamface.batch.steps import LongFile
+
+_log = logging.getLogger(__name__)
 
 _MOST_DEATHS: Final = 2
 _MOST_LOSSES: Final = 10
@@ -53,6 +61,8 @@ class BatchTally:
     failed: int = 0
     """Given up, those set aside among them."""
     retried: int = 0
+    split: int = 0
+    """Long files that were done in segments."""
     frames: int = 0
     media_s: float = 0.0
     """Seconds of video that were processed."""
@@ -100,7 +110,12 @@ class Batch:
         self._sources = self._failed() if options.only_failed else find(options, self._unlisted)
         self._under_way = 0
         self._again: list[tuple[float, int, Task]] = []
+        self._order = count()
         self._number = 0
+        self._ahead: deque[Task] = deque()
+        """Files that were found and can be begun."""
+        self._long: dict[str, LongFile] = {}
+        """Files that are done in segments, by their keys."""
 
     # -- running
 
@@ -118,8 +133,18 @@ class Batch:
                 # All that is there, for in a bucket each note of what became of them is a request.
                 result = self.executor.next(0.0) if self._under_way else None
             self.manifest.flush()
+        if self._is_over() and not tally.failed and self.options.split != NEVER:
+            self._remove_parts()
         tally.ended_s = time.monotonic()
         return tally
+
+    def _remove_parts(self) -> None:
+        """Remove segments that were left of files which are done by now."""
+        folder = parts_folder(self.options.output)
+        try:
+            store_for(folder).delete_folder(folder)
+        except (SourceError, SinkError) as exc:
+            _log.debug("%s", exc)  # the next batch tries again
 
     def stop(self) -> None:
         """Begin nothing more; what is under way is finished. Signal-safe."""
@@ -136,7 +161,7 @@ class Batch:
             raise KeyboardInterrupt
 
     def _is_over(self) -> bool:
-        return self.is_listed and not self._again
+        return self.is_listed and not (self._again or self._ahead or self._long)
 
     def _wait_s(self) -> float:
         """Return how long to wait for a result: not at all while sources can still be looked at."""
@@ -146,16 +171,14 @@ class Batch:
 
     def _fill(self) -> None:
         """Give work to all who have none; look at a bounded number of sources for it."""
-        left = _LISTED_AT_ONCE
+        self._look_ahead()
         tasks: list[Task] = []
         room = self.executor.capacity - self._under_way
-        while not self.stopping and len(tasks) < room and left > 0:
-            left -= 1
-            task = self._next_task()
-            if task is not None:
-                tasks.append(task)
-            elif self.is_listed or len(self._again) >= _MOST_WAITING:
+        while not self.stopping and len(tasks) < room:
+            task = self._next_task(len(tasks))
+            if task is None:
                 break
+            tasks.append(task)
         for task in tasks:
             self.manifest.begin(task)
         self.manifest.flush()
@@ -165,18 +188,48 @@ class Batch:
 
     # -- choosing
 
-    def _next_task(self) -> Task | None:
-        """Return what to do now, or None: nothing left, or this source needs nothing."""
+    def _look_ahead(self) -> None:
+        """Find as many files as can be begun now, at most; look at a bounded number of sources.
+
+        Where long files may be cut, as many as there are workers: if there are fewer left, some
+        will be idle.
+        """
+        wanted = self.executor.capacity
+        if self.options.split != AUTO:
+            wanted -= self._under_way
+        left = _LISTED_AT_ONCE
+        while not self.stopping and len(self._ahead) < wanted and left and not self.is_listed:
+            if len(self._again) >= _MOST_WAITING:
+                return
+            left -= 1
+            found = next(self._sources, None)
+            if found is None:
+                self.is_listed = True
+                return
+            self.tally.files += 1
+            task = self._task_of(found)
+            if task is not None:
+                self._ahead.append(task)
+
+    def _next_task(self, begun: int) -> Task | None:
+        """Return what to do now, or None. begun: tasks that are about to be submitted."""
         if self._again and self._again[0][0] <= time.monotonic():
             return heapq.heappop(self._again)[2]
-        if len(self._again) >= _MOST_WAITING:
+        for long in self._long.values():
+            if long.waiting:
+                return long.waiting.popleft()
+        split = self.options.split
+        enough = self.is_listed or len(self._ahead) >= self.executor.capacity
+        if not self._ahead or (split == AUTO and not enough):
             return None
-        found = next(self._sources, None)
-        if found is None:
-            self.is_listed = True
-            return None
-        self.tally.files += 1
-        return self._task_of(found)
+        task = self._ahead.popleft()
+        if split == NEVER:
+            return task
+        if split != AUTO:
+            return replace(task, cut=float(split))
+        # Steps of files that are cut are no files, but whoever does one is not idle.
+        files_left = 1 + begun + self._under_way + len(self._ahead) + len(self._again)
+        return replace(task, cut=Auto(self.executor.capacity, files_left))
 
     def _task_of(self, found: Found) -> Task | None:
         targets = targets_of(found, self.options)
@@ -253,7 +306,13 @@ class Batch:
         task, kind = result.task, result.kind
         if kind in _LEAVES_FILES:
             sweep(workshop_root(self.options.output))
-        if kind is None:
+        if task.step is not None and task.key not in self._long:
+            return  # of a file that was given up
+        if kind is None and result.answer is not None:
+            self._go_on(result)
+        elif kind == "split":
+            self._do_whole(result)
+        elif kind is None:
             self.tally.frames += result.frames
             self.tally.media_s += result.duration_s
             self._close(result, DONE)
@@ -271,6 +330,25 @@ class Batch:
             more = kind not in _FINAL and task.tries < self.options.retries
             self._retry_or_close(result, task.again(tries=1), more=more)
 
+    def _go_on(self, result: TaskResult) -> None:
+        """Note what came of a step of a long file, or of the plan for it."""
+        from streamface.batch.split import SegmentPlan
+        from streamface.batch.steps import LongFile
+
+        task, answer = result.task, result.answer
+        if isinstance(answer, SegmentPlan):
+            long = LongFile(task, answer, self.options.output, self.manifest.work)
+            _log.info("%s: %d segments", redacted(task.source), long.segments)
+            self._long[task.key] = long
+        elif answer is not None:
+            self._long[task.key].take(answer)
+
+    def _do_whole(self, result: TaskResult) -> None:
+        """Begin a file anew that cannot be joined from its segments."""
+        task = self._long.pop(result.task.key).task
+        _log.warning("%s: done whole, not in segments: %s", redacted(task.source), result.line)
+        heapq.heappush(self._again, (0.0, next(self._order), replace(task, cut=None)))
+
     def _retry_or_close(self, result: TaskResult, again: Task, *, more: bool) -> None:
         if not more:
             self._close(result, SET_ASIDE if result.kind in _DEADLY else FAILED)
@@ -280,11 +358,19 @@ class Batch:
         # What is lost is not its own fault and need not wait.
         wait_s = 0.0 if result.kind == "lost" else _FIRST_WAIT_S * 2 ** min(before, 10)
         due_s = time.monotonic() + min(wait_s, _LONGEST_WAIT_S)
-        heapq.heappush(self._again, (due_s, again.number, again))
+        heapq.heappush(self._again, (due_s, next(self._order), again))
         self._tell(result, None)
 
     def _close(self, result: TaskResult, status: str) -> None:
         """Note what became of a file for good."""
+        long = self._long.pop(result.task.key, None)
+        if long is not None:
+            self.tally.split += status == DONE
+            seconds = time.monotonic() - long.began_s
+            result = replace(result, task=long.task, seconds=seconds)
+            # Its other steps came to an end, or will come to nothing.
+            self._again = [each for each in self._again if each[2].key != long.task.key]
+            heapq.heapify(self._again)
         self.manifest.finish(result, status)
         tally = self.tally
         tally.bytes_over += result.task.size_bytes

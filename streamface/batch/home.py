@@ -59,6 +59,17 @@ def workshop_root(output: str) -> Path:
     return Path(tempfile.gettempdir()) / f"streamface-batch-{user}" / name
 
 
+def parts_folder(output: str) -> str:
+    """Return where the segments of long files wait to be joined."""
+    return under(state_folder(output), "parts")
+
+
+def parts_of(key: str, output: str) -> str:
+    """Return the same of one file, whatever it is cut into."""
+    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return under(parts_folder(output), name)
+
+
 def make_private(folder: Path) -> None:
     """Make a folder that only its user can look into: unfinished files show faces."""
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from streamface.batch.join import Stitched
+    from streamface.batch.split import Drawn, Found, SegmentPlan
+    from streamface.batch.steps import Step
     from streamface.settings import Settings
 
 DATA_KINDS: Final = ("jsonl", "csv", "parquet", "vtt")
@@ -22,10 +25,13 @@ VIDEO: Final = "video"
 
 FailureKind: TypeAlias = Literal[
     "usage", "source", "sink", "no-space", "model", "stage", "unexpected",
-    "crashed", "memory", "timeout", "lost", "clash", "exists",
+    "crashed", "memory", "timeout", "lost", "clash", "exists", "split",
 ]  # fmt: skip
 """Why a file failed. crashed: its worker died; lost: its machine or Ray's process did, which is not
-the file's fault; clash: another file has its output's name; exists: a file that is not ours has."""
+the file's fault; clash: another file has its output's name; exists: a file that is not ours has;
+split: its segments do not fit together, and it is done whole."""
+AUTO: Final = "auto"
+NEVER: Final = "never"
 
 # Settings that say where or how fast, and change nothing in the outputs; source and outputs are
 # those of each file.
@@ -57,6 +63,8 @@ class BatchOptions:
     """Most seconds for one file."""
     memory_mb: int | None = None
     """Most resident memory of one worker, in MiB."""
+    split: float | Literal["auto", "never"] = NEVER
+    """Seconds of the segments that long files are cut into; auto: where workers would be idle."""
     cluster: str | None = None
     """Address of a Ray cluster, or auto; None: this machine, without Ray."""
     only_failed: bool = False
@@ -76,10 +84,11 @@ class BatchOptions:
             ("--retries", self.retries, 0, 100),
             ("--timeout", self.timeout_s, 0.1, 1e7),
             ("--memory", self.memory_mb, 64, 10**8),
+            ("--split", None if self.split in (AUTO, NEVER) else self.split, 1, 1e7),
         )
         for name, value, low, high in bounds:
-            if value is not None and not low <= value <= high:
-                raise UsageError(f"{name} must be {low:g} to {high:g}, got {value:g}")
+            if value is not None and not low <= float(value) <= high:
+                raise UsageError(f"{name} must be {low:g} to {high:g}, got {float(value):g}")
         unknown = [kind for kind in self.data if kind not in DATA_KINDS]
         if unknown:
             raise UsageError(f"unknown kind of data '{unknown[0]}'; use {', '.join(DATA_KINDS)}")
@@ -110,6 +119,15 @@ class Limits:
     memory_mb: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """Cut a file where workers would have nothing to do otherwise."""
+
+    workers: int
+    files_left: int
+    """Files that are not done yet, this one among them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One file to do."""
@@ -129,6 +147,15 @@ class Task:
     """How often its worker died of it."""
     losses: int = 0
     """How often its worker was lost through no fault of its own."""
+    cut: float | Auto | None = None
+    """How it may be cut into segments; None: it is done whole."""
+    step: Step | None = None
+    """Which part of the work on a file that is cut; None: all of it, or the plan for it."""
+
+    @property
+    def doing(self) -> str:
+        """What of the file is done, for people; "" if all of it is."""
+        return "" if self.step is None else self.step.described
 
     def again(self, *, tries: int = 0, deaths: int = 0, losses: int = 0) -> Task:
         """Return the same task with that many more failures behind it."""
@@ -163,6 +190,8 @@ class TaskResult:
     models: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every model that was used, by name."""
     warnings: tuple[str, ...] = ()
+    answer: SegmentPlan | Found | Stitched | Drawn | None = None
+    """What a step came to, where the file is not done with it."""
 
 
 def relevant_options(options: BatchOptions) -> dict[str, object]:
@@ -171,7 +200,13 @@ def relevant_options(options: BatchOptions) -> dict[str, object]:
     settings = {
         name: to_json(value) for name, value in given.items() if name not in _WITHOUT_EFFECT
     }
-    return {**settings, "kinds": list(options.kinds), "suffix": options.suffix}
+    # Labels may differ at seams, and a cut is only made where it is asked for.
+    return {
+        **settings,
+        "kinds": list(options.kinds),
+        "suffix": options.suffix,
+        "split": options.split,
+    }
 
 
 def work_id(options: BatchOptions, models: Mapping[str, str], version: str) -> str:

@@ -75,6 +75,8 @@ class Joined:
     faces: int
     tracks: int
     warnings: tuple[str, ...]
+    models: dict[str, str]
+    """SHA-256 of all nets, by name."""
 
 
 # -- tracks
@@ -378,7 +380,8 @@ def join(plan: SegmentPlan, stitched: Stitched, drawn: Sequence[Drawn], folder: 
     _join_data(plan, header, folder)
     name = redacted(settings.sources[0])
     lines = tuple(f"{name}: {line}" for line in (*warnings, *stitched.warnings))
-    return Joined(stitched.frames, stitched.faces, stitched.tracks, lines)
+    models = {name: str(sha256) for name, sha256 in _part(header, "models").items()}
+    return Joined(stitched.frames, stitched.faces, stitched.tracks, lines, models)
 
 
 def _part(header: Mapping[str, Json], name: str) -> dict[str, Json]:

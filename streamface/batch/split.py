@@ -6,7 +6,7 @@ smoothing have settled where the segment begins; ``draw_segment`` covers, re-mak
 encodes, once ``join.stitch`` has given every track its number in the whole file, since that number
 is painted too. The price is decoding twice. ``join.join`` makes the outputs.
 
-The driver's part is ``join.run_split``: two rounds of tasks that need not know of each other.
+``steps`` makes tasks of a batch of all that, and ``join.run_split`` does it without one.
 
 What a cut may go wrong in is checked, not assumed: the frames that two neighbours both decoded are
 compared to the bit, and every segment must have the pictures that the plan counted on.
@@ -31,6 +31,7 @@ import av
 
 from streamface.app import Run
 from streamface.atomic import sink_error
+from streamface.batch.job import Auto
 from streamface.batch.packets import PacketSink, delay_of
 from streamface.decode import IMAGE_FORMATS, MediaSource, ReadOptions
 from streamface.errors import SplitError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from fractions import Fraction
 
+    from streamface.app import Nets
     from streamface.frame import Face, Frame, Packet
     from streamface.records import Json
     from streamface.settings import Settings
@@ -94,6 +96,9 @@ class SegmentPlan:
     warnings: tuple[str, ...] = ()
     """What is wrong with the file, and does not keep it from being cut."""
 
+    duration_s: float = 0.0
+    """From the first picture to the end of the last."""
+
     @property
     def pictures(self) -> int:
         """How many pictures the file has."""
@@ -105,6 +110,8 @@ class Whole:
     """A file that is not cut."""
 
     reason: str
+    is_short: bool = False
+    """Whether nobody would expect it to be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,14 @@ def auto_seconds(duration_s: float, workers: int, files_left: int) -> float | No
     return min(_LONGEST_S, max(_SHORTEST_S, duration_s / (2 * workers)))
 
 
+def _length(cut: float | Auto, duration_s: float) -> float | None:
+    """Return how long segments of a file shall be, or None where it is too short for two."""
+    if isinstance(cut, Auto):
+        return auto_seconds(duration_s, cut.workers, cut.files_left)
+    # The last segment may be half as long as the others.
+    return cut if duration_s >= 1.5 * cut else None
+
+
 # -- planning
 
 
@@ -159,25 +174,39 @@ class _Table:
     """Nominal pictures a second."""
     warnings: tuple[str, ...]
 
+    @property
+    def duration_s(self) -> float:
+        """From the first picture to the end of the last."""
+        if not self.times:
+            return 0.0
+        return float((self.times[-1] - self.times[0]) * self.time_base) + 1 / self.rate
+
+
+_SHORT: Final = Whole("it is too short", is_short=True)
+
 
 def plan(
-    settings: Settings, seconds: float, *, warm_up_s: float = WARM_UP_S
+    settings: Settings, cut: float | Auto, *, warm_up_s: float = WARM_UP_S
 ) -> SegmentPlan | Whole:
-    """Return how to cut the source of ``settings`` into segments of about that length, or why not.
+    """Return how to cut the source of ``settings``, or why not.
 
-    Reads the file once, without decoding. Raises SourceError where it cannot be opened.
+    cut: into segments of about so many seconds, or where that helps. Reads the file once, without
+    decoding, unless it is too short. Raises SourceError where it cannot be opened.
     """
-    if seconds <= 0:
-        raise ValueError(f"seconds must be positive, got {seconds}")
+    if not isinstance(cut, Auto) and cut <= 0:
+        raise ValueError(f"seconds must be positive, got {cut}")
     if len(settings.sources) > 1 or len(settings.outputs) > 1:
         return Whole("only one file at a time is cut, for one output")
     inputs = find_inputs(settings.sources[0])
     reason = _unfit(settings, inputs)
     if reason:
-        return Whole(reason)
-    table = _read_table(inputs[0])
+        return Whole(reason, is_short=inputs[0].kind == "demo")
+    table = _read_table(inputs[0], cut)
     if isinstance(table, Whole):
         return table
+    seconds = _length(cut, table.duration_s)
+    if seconds is None:
+        return _SHORT
     cuts = _cuts(table, seconds)
     if not cuts:
         return Whole(f"it has no key frame to cut it at {seconds:g} s and more from both ends")
@@ -185,7 +214,7 @@ def plan(
     segments = tuple(
         _segments(table, cuts, warm_up, _period(settings, table.rate / settings.vid_stride))
     )
-    return SegmentPlan(settings, table.time_base, segments, table.warnings)
+    return SegmentPlan(settings, table.time_base, segments, table.warnings, table.duration_s)
 
 
 def _unfit(settings: Settings, inputs: Sequence[Input]) -> str:
@@ -207,8 +236,8 @@ def _unfit(settings: Settings, inputs: Sequence[Input]) -> str:
     return next((reason for holds, reason in reasons if holds), "")
 
 
-def _read_table(what: Input) -> _Table | Whole:
-    """Return the times and key frames of a file, or why they allow no cut."""
+def _read_table(what: Input, cut: float | Auto) -> _Table | Whole:
+    """Return the times and key frames of a file, or why it is not cut."""
     read: list[_PacketTable] = []
 
     def make(*arguments: Any, **options: Any) -> MediaSource:
@@ -216,7 +245,7 @@ def _read_table(what: Input) -> _Table | Whole:
         return read[0]
 
     with closing(open_source(what, ReadOptions(), make=make)):
-        return read[0].table()
+        return read[0].table(cut)
 
 
 class _PacketTable(MediaSource):
@@ -235,26 +264,35 @@ class _PacketTable(MediaSource):
                     self._noted.append((packet.pts, packet.dts, packet.is_keyframe))
             yield packet
 
-    def table(self) -> _Table | Whole:
+    def table(self, cut: float | Auto) -> _Table | Whole:
         if self.info.is_live or self.info.is_image or self._container.format.name in IMAGE_FORMATS:
-            return Whole("it is no file of many pictures")
+            return Whole("it is no file of many pictures", is_short=self.info.is_image)
+        frames, rate = self.info.frames, float(self.info.rate)
+        # Half as long again, for an estimate: what is short must not be read twice.
+        if frames is not None and _length(cut, 1.5 * frames / rate) is None:
+            return _SHORT
         for _ in self._demux_safely():
             pass
-        if self.damage.ended_early:
-            return Whole(self.damage.ended_early)
-        if any(pts is None for pts, _, _ in self._noted):
-            return Whole("its pictures carry no times of their own")
-        decoding = [dts for _, dts, _ in self._noted if dts is not None]
-        if any(b < a for a, b in pairwise(decoding)):
-            return Whole("its times jump back")
+        reason = self.damage.ended_early or self._unsafe()
+        if reason:
+            return Whole(reason)
         times = sorted(pts for pts, _, _ in self._noted if pts is not None)
-        if any(a == b for a, b in pairwise(times)):
-            return Whole("some of its pictures carry the same time")
         keys = sorted(pts for pts, _, is_key in self._noted if is_key and pts is not None)
         self._discarded = self._hidden
         self._check_complete(len(times))
-        rate = float(self.info.rate)
         return _Table(self.info.time_base, times, keys, rate, tuple(self.damage.lines()))
+
+    def _unsafe(self) -> str:
+        """Return what in the times of the packets does not allow a cut; "" if nothing does."""
+        shown = sorted(pts for pts, _, _ in self._noted if pts is not None)
+        decoding = [dts for _, dts, _ in self._noted if dts is not None]
+        if len(shown) < len(self._noted):
+            return "its pictures carry no times of their own"
+        if any(b < a for a, b in pairwise(decoding)):
+            return "its times jump back"
+        if any(a == b for a, b in pairwise(shown)):
+            return "some of its pictures carry the same time"
+        return ""
 
 
 def _cuts(table: _Table, seconds: float) -> list[int]:
@@ -409,10 +447,10 @@ def packets_at(folder: str, number: int) -> str:
     return under(folder, f"drawn-{number:05}.packets")
 
 
-def find_segment(plan: SegmentPlan, number: int, folder: str) -> Found:
+def find_segment(plan: SegmentPlan, number: int, folder: str, nets: Nets | None = None) -> Found:
     """Find and read the faces of one segment; leave its rows in ``folder`` (a path or a URL).
 
-    Raises StreamfaceError; done twice, the second result stands.
+    nets: kept open for the next one. Raises StreamfaceError; done twice, the second result stands.
     """
     segment = plan.segments[number]
     follows = plan.segments[number + 1 :]
@@ -432,7 +470,7 @@ def find_segment(plan: SegmentPlan, number: int, folder: str) -> Found:
     )
     with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
         rows = Path(scratch) / "found.jsonl"
-        with Run(settings, opener=opener) as run:
+        with Run(settings, opener=opener, nets=nets) as run:
             header = run.header()
             _write_rows(run, rows)
         target = rows_at(folder, number)
@@ -455,10 +493,10 @@ def _write_rows(run: Run, path: Path) -> None:
         raise sink_error(path, exc) from exc
 
 
-def draw_segment(plan: SegmentPlan, number: int, folder: str) -> Drawn:
+def draw_segment(plan: SegmentPlan, number: int, folder: str, nets: Nets | None = None) -> Drawn:
     """Cover, re-make, paint and encode one segment, whose rows were stitched.
 
-    Leaves its packets in ``folder``. Raises StreamfaceError.
+    Leaves its packets in ``folder``. nets: kept open for the next one. Raises StreamfaceError.
     """
     segment, settings = plan.segments[number], plan.settings
     until_pts = segment.end_pts
@@ -471,7 +509,7 @@ def draw_segment(plan: SegmentPlan, number: int, folder: str) -> Drawn:
         drawn = Path(scratch) / f"drawn{output.suffix}"
         chosen = replace(settings, output=drawn, data={}, tasks=(), overwrite=True)
         to_sink = partial(PacketSink, is_own=segment.holds)
-        with Run(chosen, opener=opener, find=known, to_sink=to_sink) as run:
+        with Run(chosen, opener=opener, find=known, to_sink=to_sink, nets=nets) as run:
             run.execute()
             models = run.model_hashes()
         with drawn.open("rb") as file:

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streamface.atomic import sink_error
-from streamface.batch.home import in_store, make_private, sweep, workshop_root
+from streamface.batch.home import in_store, make_private, parts_of, sweep, workshop_root
 from streamface.batch.job import VIDEO, TaskResult
 from streamface.errors import (
     ModelError,
     SinkError,
     SourceError,
+    SplitError,
     StageError,
     StreamfaceError,
     UsageError,
 )
 from streamface.locks import FileLock
+from streamface.sources import redacted
 from streamface.storage import scheme_of, store_for
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from streamface.app import Nets, Run
     from streamface.batch.job import BatchOptions, FailureKind, Task
+    from streamface.batch.steps import Step
     from streamface.settings import Settings
 
 _MOST_WARNINGS: Final = 20
@@ -108,15 +111,26 @@ class Work:
         return replace(result, seconds=time.monotonic() - began_s, machine=socket.gethostname())
 
     def _done(self, task: Task) -> TaskResult:
-        from streamface.app import Nets, Run
+        from streamface.app import Nets
 
         if self._nets is None:
             self._enter()
             self._nets = Nets()
+        if task.step is not None:
+            return self._step(task, task.step, self._nets)
+        planned = self._planned(task)
+        if isinstance(planned, TaskResult):
+            return planned
+        result = self._whole(task, self._nets)
+        return replace(result, warnings=(*planned, *result.warnings))
+
+    def _whole(self, task: Task, nets: Nets) -> TaskResult:
+        from streamface.app import Run
+
         assert self._workshop is not None
         with self._workshop.room() as room:
-            made = {kind: room / f"{kind}{Path(to).suffix}" for kind, to in task.targets.items()}
-            with Run(self._settings(task, made), nets=self._nets) as run:
+            made = _made(task, room)
+            with Run(self._settings(task, made), nets=nets) as run:
                 duration_s = _execute(run)
             if run.playlist.failures:
                 raise SourceError(next(iter(run.playlist.failures.values())))
@@ -131,6 +145,53 @@ class Work:
             outputs=sizes,
             models=run.model_hashes(),
             warnings=tuple(run.warnings[:_MOST_WARNINGS]),
+        )
+
+    # -- files that are cut
+
+    def _planned(self, task: Task) -> TaskResult | tuple[str, ...]:
+        """Return how the file is cut, or what is to be told of that it is not."""
+        if task.cut is None:
+            return ()
+        from streamface.batch.split import Whole, plan
+
+        assert self._workshop is not None
+        with self._workshop.room() as room:
+            planned = plan(self._settings(task, _made(task, room)), task.cut)
+        if not isinstance(planned, Whole):
+            return TaskResult(task=task, answer=planned)
+        if planned.is_short:
+            return ()
+        return (f"{redacted(task.source)}: done whole, not in segments: {planned.reason}",)
+
+    def _step(self, task: Task, step: Step, nets: Nets) -> TaskResult:
+        if step.what != "join":
+            from streamface.batch.steps import take_step
+
+            return TaskResult(task=task, answer=take_step(step, nets))
+        return self._join(task, step)
+
+    def _join(self, task: Task, step: Step) -> TaskResult:
+        from streamface.batch.join import join
+
+        assert self._workshop is not None
+        assert step.stitched is not None
+        with self._workshop.room() as room:
+            made = _made(task, room)
+            plan = replace(step.plan, settings=self._settings(task, made))
+            joined = join(plan, step.stitched, step.drawn, step.folder)
+            sizes = self._publish(made, task.targets)
+        folder = parts_of(task.key, self._options.output)
+        store_for(folder).delete_folder(folder)
+        return TaskResult(
+            task=task,
+            frames=joined.frames,
+            faces=joined.faces,
+            tracks=joined.tracks,
+            duration_s=plan.duration_s,
+            outputs=sizes,
+            models=joined.models,
+            warnings=joined.warnings[:_MOST_WARNINGS],
         )
 
     def _enter(self) -> None:
@@ -165,6 +226,11 @@ class Work:
             self._workshop.close()
 
 
+def _made(task: Task, room: Path) -> dict[str, Path]:
+    """Return where a file's outputs are made, by kind."""
+    return {kind: room / f"{kind}{Path(to).suffix}" for kind, to in task.targets.items()}
+
+
 def _execute(run: Run) -> float:
     """Run to the end; return how many seconds of the source were processed."""
     first_s = last_s = step_s = 0.0
@@ -185,6 +251,8 @@ def kind_of(exc: StreamfaceError) -> FailureKind:
     while cause is not None:
         if getattr(cause, "errno", None) in _NO_SPACE:  # an OSError or one of FFmpeg's
             return "no-space"
+        if isinstance(cause, SplitError):  # whatever stage it was raised in
+            return "split"
         cause = cause.__cause__
     kinds: dict[type[StreamfaceError], FailureKind] = {
         UsageError: "usage",
