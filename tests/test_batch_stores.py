@@ -360,7 +360,7 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_others_may_take_it(s3
 
 
 def journal(is_ours=lambda: None):
-    return StoreJournal(f"{OUT}/journal", is_ours)
+    return StoreJournal(f"{OUT}/journal", Path("scratch"), is_ours)
 
 
 def test_a_journal_in_a_bucket_remembers_what_was_flushed(s3, monkeypatch):

@@ -136,7 +136,12 @@ def _in_store(output: str, *, is_far: bool) -> Iterator[Journal]:
         _check_old_workers(output)
         if lease.was_taken_over and is_far:
             time.sleep(_FAR_WORKERS_S)
-        yield StoreJournal(under(folder, "journal"), lease.check)
+        scratch = workshop_root(output) / "unfinished-table"
+        try:
+            make_private(scratch.parent)
+        except OSError as exc:
+            raise sink_error(scratch.parent, exc) from exc
+        yield StoreJournal(under(folder, "journal"), scratch, lease.check)
     finally:
         lease.free()
 

@@ -9,12 +9,10 @@ the rows into the data files. Where anything does not fit, SplitError says what.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import av
@@ -27,6 +25,7 @@ from streamface.batch.split import (
     find_segment,
     packets_at,
     read_rows,
+    room_for,
     rows_at,
     target_of,
 )
@@ -43,6 +42,7 @@ from streamface.storage import opened, store_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from fractions import Fraction
+    from pathlib import Path
 
     from streamface.batch.packets import Picture
     from streamface.batch.split import Drawn, Found, Segment, SegmentPlan
@@ -180,16 +180,19 @@ def _sightings(record: Mapping[str, Any]) -> list[tuple[int, Box]]:
     return [(face["track_id"], tuple(face["box"])) for face in faces]
 
 
-def stitch(plan: SegmentPlan, found: Sequence[Found], folder: str) -> Stitched:
+def stitch(
+    plan: SegmentPlan, found: Sequence[Found], folder: str, room: Path | None = None
+) -> Stitched:
     """Check the seams and number frames and tracks through; leave the rows in ``folder``.
 
-    found: of every segment, in order. Raises SplitError where a cut changed what was decoded.
+    found: of every segment, in order. room: for unfinished files. Raises SplitError where a cut
+    changed what was decoded.
     """
     _check_seams(plan, found)
     stitcher = _Stitcher(plan, folder)
-    with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
+    with room_for(room) as scratch:
         for segment in plan.segments:
-            stitcher.add(segment, Path(scratch) / "rows.jsonl")
+            stitcher.add(segment, scratch / "rows.jsonl")
     damage = [f"{line} (segment {each.number})" for each in found for line in each.damage]
     return Stitched(
         found[0].header,

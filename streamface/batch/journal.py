@@ -12,9 +12,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from streamface.atomic import sink_error
@@ -22,6 +19,7 @@ from streamface.storage import NothingThere, opened, store_for, under
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +138,9 @@ class StoreJournal:
     Whoever writes must be the only one; ``is_ours`` is asked before each piece.
     """
 
-    def __init__(self, folder: str, is_ours: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, folder: str, scratch: Path, is_ours: Callable[[], None] = lambda: None
+    ) -> None:
         """is_ours: raises SinkError where somebody else has taken over."""
         self._folder = folder
         self._store = store_for(folder)
@@ -152,8 +152,7 @@ class StoreJournal:
         self._number = 0
         self._piece: list[bytes] = []
         self._is_dirty = False
-        self._room = Path(tempfile.mkdtemp(prefix="streamface-journal-"))
-        self.scratch = self._room / "table"
+        self.scratch = scratch
 
     def _pieces(self) -> list[str]:
         try:
@@ -212,7 +211,7 @@ class StoreJournal:
 
     def close(self) -> None:
         """Remove the scratch file."""
-        shutil.rmtree(self._room, ignore_errors=True)
+        self.scratch.unlink(missing_ok=True)
 
 
 def _session_of(location: str) -> int:

@@ -19,7 +19,7 @@ import math
 import tempfile
 import zlib
 from bisect import bisect_left, bisect_right
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import TextIOWrapper
@@ -447,10 +447,27 @@ def packets_at(folder: str, number: int) -> str:
     return under(folder, f"drawn-{number:05}.packets")
 
 
-def find_segment(plan: SegmentPlan, number: int, folder: str, nets: Nets | None = None) -> Found:
+@contextmanager
+def room_for(room: Path | None) -> Iterator[Path]:
+    """Give a folder for unfinished files: the one that somebody has, or one of our own."""
+    if room is not None:
+        yield room
+        return
+    with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
+        yield Path(scratch)
+
+
+def find_segment(
+    plan: SegmentPlan,
+    number: int,
+    folder: str,
+    nets: Nets | None = None,
+    room: Path | None = None,
+) -> Found:
     """Find and read the faces of one segment; leave its rows in ``folder`` (a path or a URL).
 
-    nets: kept open for the next one. Raises StreamfaceError; done twice, the second result stands.
+    nets: kept open for the next one. room: for unfinished files. Raises StreamfaceError; done
+    twice, the second result stands.
     """
     segment = plan.segments[number]
     follows = plan.segments[number + 1 :]
@@ -468,8 +485,8 @@ def find_segment(plan: SegmentPlan, number: int, folder: str, nets: Nets | None 
         anonymize=None,
         reenact=None,
     )
-    with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
-        rows = Path(scratch) / "found.jsonl"
+    with room_for(room) as scratch:
+        rows = scratch / "found.jsonl"
         with Run(settings, opener=opener, nets=nets) as run:
             header = run.header()
             _write_rows(run, rows)
@@ -493,10 +510,16 @@ def _write_rows(run: Run, path: Path) -> None:
         raise sink_error(path, exc) from exc
 
 
-def draw_segment(plan: SegmentPlan, number: int, folder: str, nets: Nets | None = None) -> Drawn:
+def draw_segment(
+    plan: SegmentPlan,
+    number: int,
+    folder: str,
+    nets: Nets | None = None,
+    room: Path | None = None,
+) -> Drawn:
     """Cover, re-make, paint and encode one segment, whose rows were stitched.
 
-    Leaves its packets in ``folder``. nets: kept open for the next one. Raises StreamfaceError.
+    Leaves its packets in ``folder``. nets, room: as for ``find_segment``. Raises StreamfaceError.
     """
     segment, settings = plan.segments[number], plan.settings
     until_pts = segment.end_pts
@@ -505,8 +528,8 @@ def draw_segment(plan: SegmentPlan, number: int, folder: str, nets: Nets | None 
     opener = _Opener(segment, until_pts, lambda _pts: False)
     output = target_of(plan)
     known = KnownFaces(_rows_between(plan, folder, segment.warm_pts, until_pts))
-    with tempfile.TemporaryDirectory(prefix="streamface-") as scratch:
-        drawn = Path(scratch) / f"drawn{output.suffix}"
+    with room_for(room) as scratch:
+        drawn = scratch / f"drawn{output.suffix}"
         chosen = replace(settings, output=drawn, data={}, tasks=(), overwrite=True)
         to_sink = partial(PacketSink, is_own=segment.holds)
         with Run(chosen, opener=opener, find=known, to_sink=to_sink, nets=nets) as run:

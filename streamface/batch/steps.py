@@ -22,6 +22,8 @@ from streamface.errors import SourceError
 from streamface.storage import opened, store_for, under
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streamface.app import Nets
     from streamface.batch.job import Task
 
@@ -120,16 +122,19 @@ class LongFile:
 # -- the worker's side
 
 
-def take_step(step: Step, nets: Nets) -> Answer:
-    """Do a step that is not the last, unless it was done before. Raises StreamfaceError."""
+def take_step(step: Step, nets: Nets, room: Path) -> Answer:
+    """Do a step that is not the last, unless it was done before. Raises StreamfaceError.
+
+    room: for unfinished files, which somebody removes if this process dies.
+    """
     if step.what == "stitch":
-        return stitch(step.plan, step.found, step.folder)
+        return stitch(step.plan, step.found, step.folder, room)
     place = under(step.folder, f"{step.what}-{step.number:05}.json")
     known = _known(place)
     if known is not None:
         return _found(known) if step.what == "find" else Drawn(**known)
     do = find_segment if step.what == "find" else draw_segment
-    answer = do(step.plan, step.number, step.folder, nets)
+    answer = do(step.plan, step.number, step.folder, nets, room)
     # After what it speaks of, which is there by now.
     store_for(place).write(place, json.dumps(asdict(answer)).encode())
     return answer

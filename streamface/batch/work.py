@@ -168,7 +168,9 @@ class Work:
         if step.what != "join":
             from streamface.batch.steps import take_step
 
-            return TaskResult(task=task, answer=take_step(step, nets))
+            assert self._workshop is not None
+            with self._workshop.room() as room:
+                return TaskResult(task=task, answer=take_step(step, nets, room))
         return self._join(task, step)
 
     def _join(self, task: Task, step: Step) -> TaskResult:
