@@ -284,7 +284,7 @@ class Run:
         )
 
     def _lose_output(self, exc: SinkError) -> None:
-        _log.warning("%s; its other outputs go on", exc)
+        _log.warning("%s; the other outputs go on", exc)
         self.failed_outputs.append(str(exc))
 
     def _warn(self, stream: int, lines: Iterable[str]) -> None:
@@ -558,17 +558,39 @@ class Run:
     def _put_out(self, frame: Frame) -> None:
         name = self.playlist.inputs[frame.stream].name
         # A picture that stands in for one that did not come says nothing of anybody.
-        for data in () if frame.held else self._data:
-            data.write(frame, name)
+        for data in () if frame.held else tuple(self._data):
+            with self._without(data):
+                data.write(frame, name)
         sink = self._sinks.get(frame.stream)
         if sink is not None:
-            sink.write(frame)
+            with self._without(sink):
+                sink.write(frame)
             # What is compressed already went to the file: a frame kept by the caller is light.
             frame.packets = ()
         if self.audience is not None:
             source = self.playlist.opened.get(frame.stream, self.playlist.first)
             self.audience.show(frame, name, source.info)
         self.tally.count(frame)
+
+    @contextmanager
+    def _without(self, output: DataSink | Sink) -> Iterator[None]:
+        """Go on without an output of a live source that fails, if anything else is made of it.
+
+        A file that cannot be written is no reason to lose the data, or what somebody watches.
+        """
+        try:
+            yield
+        except SinkError as exc:
+            data = [each for each in self._data if each is not output]
+            sinks = {stream: each for stream, each in self._sinks.items() if each is not output}
+            is_picture = len(sinks) < len(self._sinks)
+            # The pictures of one stream are no reason to go on with another that has none.
+            others = bool(data) or self.audience is not None or bool(sinks and not is_picture)
+            if not (self.is_live and others):
+                raise
+            self._data, self._sinks = data, sinks
+            output.abort()
+            self._lose_output(exc)
 
     def _lose(self, stream: int, exc: StreamfaceError, gathering: Gathering) -> None:
         """End one of several streams whose output has failed."""
@@ -610,10 +632,11 @@ class Run:
     def _close_sink(self, stream: int) -> None:
         source, sink = self.playlist.opened.get(stream), self._sinks.get(stream)
         if sink is not None:
-            sink.close(source.tail_packets if source is not None else ())
-            self._warn(stream, sink.warnings)  # a server may have been away
+            with self._without(sink):
+                sink.close(source.tail_packets if source is not None else ())
+                self._warn(stream, sink.warnings)  # a server may have been away
             # Only now: whatever interrupts the closing, an unfinished file is still ours to remove.
-            del self._sinks[stream]
+            self._sinks.pop(stream, None)
 
     def _finish(self) -> None:
         if self.tally.frames == 0:

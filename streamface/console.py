@@ -345,15 +345,30 @@ def summary(run: Run) -> list[str]:
     lines.append(f"busy: {busy}")
     lines.append("on: " + "; ".join(f"{stage} {on}" for stage, on in run.providers().items()))
     lines += _covered(run) + _remade(run)
-    lines += [
-        f"{'sent to' if isinstance(output, str) else 'written'}: {shown(output)}"
-        for output in several(run.settings.output)
-    ]
-    lines += [f"written: {target}" for target in run.settings.data.values() if target != "-"]
+    lines += _written(run)
+    lines += [f"output lost: {line}" for line in run.failed_outputs]
     if run.playlist.failures:
         lines.append(f"failed: {len(run.playlist.failures)} of {many} inputs")
         lines += [f"  {reason}" for reason in run.playlist.failures.values()]
     return lines
+
+
+def _written(run: Run) -> list[str]:
+    """Return where the outputs are, without those that were lost."""
+    lines = []
+    for output in several(run.settings.output):
+        if isinstance(output, str):
+            lines.append(f"sent to: {shown(output)}")
+            continue
+        pieces = run.settings.segment_s is not None and output.suffix
+        where = output.with_name(f"{output.stem}-000{output.suffix} …") if pieces else output
+        lines.append(f"written: {where}")
+    data = (target for target in run.settings.data.values() if target != "-")
+    lines += [f"written: {target}" for target in data]
+    lost = run.failed_outputs
+    return [
+        each for each in lines if not any(f"{each.partition(': ')[2]}:" in line for line in lost)
+    ]
 
 
 def _of_streams(run: Run) -> list[str]:

@@ -41,7 +41,8 @@ def run_of(*, frames=300, inputs=1, is_live=False, name="clip.mp4"):
         providers=lambda: {"find": "OpenCV 5.0 CPU"},
         playlist=SimpleNamespace(inputs=names, failures={}, rates={}),
         at_once=False,
-        settings=SimpleNamespace(output=Path("out.mp4"), data={}),
+        settings=SimpleNamespace(output=Path("out.mp4"), data={}, segment_s=None),
+        failed_outputs=[],
         warnings=[],
         stopping=False,
     )  # fmt: skip
@@ -203,6 +204,20 @@ def test_the_panel_needs_a_real_terminal(monkeypatch):
     assert watch(terminal=True, term="dumb") == "log"
     assert watch(terminal=True, to_stdout=True) == "log"
     assert watch(terminal=True, live=False) == "log"
+
+
+def test_the_summary_names_no_output_that_was_lost():
+    """Pieces of a recording that were finished are still there."""
+    run = run_of()
+    run.settings.data = {"csv": "faces.csv"}
+    run.failed_outputs = ["cannot write out.mp4: No space left on device"]
+    lines = summary(run)
+    assert "written: out.mp4" not in lines
+    assert "written: faces.csv" in lines
+    assert "output lost: cannot write out.mp4: No space left on device" in lines
+    run.settings.segment_s = 60.0
+    run.failed_outputs = ["cannot write out-007.mp4: No space left on device"]
+    assert "written: out-000.mp4 …" in summary(run)
 
 
 def test_the_summary_tells_what_became_of_faces():

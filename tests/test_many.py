@@ -9,7 +9,7 @@ import av
 import clips
 import pytest
 
-from streamface import app, cli
+from streamface import app, cli, console
 from streamface.app import Run
 from streamface.decode import ReadOptions
 from streamface.errors import SinkError, SourceError, UsageError
@@ -210,22 +210,64 @@ def test_a_file_that_takes_long_to_finish_holds_no_other_stream_up(tmp_path, mon
     assert frame_count(tmp_path / "out" / "camera_1.mp4") >= 1
 
 
-def test_an_output_that_fails_ends_only_its_own_stream(tmp_path, monkeypatch):
+def fill_the_disk(monkeypatch, stream=0):
+    """Let pictures of a stream meet a full disk from its second frame on."""
     write = VideoSink.write
 
     def full(self, frame):
-        if frame.stream == 0 and frame.index >= 1:
-            raise SinkError("cannot write camera_0.mp4: No space left on device")
+        if frame.stream == stream and frame.index >= 1:
+            raise SinkError(f"cannot write {self._file.target}: No space left on device")
         write(self, frame)
 
     monkeypatch.setattr(VideoSink, "write", full)
-    run = execute(settings(2, tmp_path / "out"), Opener(10**9, 40))
+
+
+def test_an_output_that_fails_ends_only_its_own_stream(tmp_path, monkeypatch):
+    fill_the_disk(monkeypatch)
+    run = execute(settings(2, tmp_path / "out", data={}), Opener(10**9, 40))
     assert "No space left" in run.playlist.failures[0]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "all.jsonl",
-        "camera_1.mp4",
-    ]
-    assert numbers_of(tmp_path / "out")[0]["camera 1"][-1] == 39
+    assert run.failed_outputs == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["camera_1.mp4"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_data_go_on_without_the_pictures_of_a_live_source(tmp_path, monkeypatch, count):
+    """A disk that is full is no reason to lose what is measured."""
+    fill_the_disk(monkeypatch)
+    run = execute(settings(count, tmp_path / "out"), Opener(30, 40))
+    assert run.playlist.failures == {}
+    (line,) = run.failed_outputs
+    assert "No space left" in line
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
+        "all.jsonl", "camera_1.mp4"
+    ][:count]  # fmt: skip
+    found, _ = numbers_of(tmp_path / "out")
+    assert [numbers[-1] for numbers in found.values()] == [29, 39][:count]
+    assert f"output lost: {line}" in console.summary(run)
+
+
+def test_pictures_go_on_without_data(tmp_path, monkeypatch):
+    from streamface.datasinks import JsonlSink
+
+    def full(self, frame, source):
+        raise SinkError("cannot write all.jsonl: No space left on device")
+
+    monkeypatch.setattr(JsonlSink, "write", full)
+    run = execute(settings(1, tmp_path / "out"), Opener(30))
+    assert run.failed_outputs == ["cannot write all.jsonl: No space left on device"]
+    (made,) = (tmp_path / "out").iterdir()
+    assert frame_count(made) == 30 - sum(run.stats.drops.values())
+
+
+def test_of_a_file_the_first_output_that_fails_is_an_error(tmp_path, monkeypatch):
+    clip = clips.write_clip(tmp_path / "clip.mp4", 9)
+    fill_the_disk(monkeypatch)
+    with (
+        pytest.raises(SinkError, match="No space left"),
+        Run(settings(1, tmp_path / "out", source=str(clip))) as run,
+    ):
+        run.execute()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_file_beside_a_camera_keeps_its_own_pace(tmp_path):
