@@ -9,10 +9,10 @@ size of files, which is met as a full disk is. Whatever stands under a final nam
 whole; now and then one of these is removed or cut short. The batch is begun again, under fire once
 more or in peace. In the end every output has to be there and equal to the calm run's to the byte,
 nothing else may lie about, and no worker may live. With ``--store`` every third round reads from
-and writes to a bucket (moto's S3 server, a process of its own), which answers 500 and 503 at random,
-now and then not at all, and sometimes nothing but 500 for seconds. Once, a real disk (a small
-tmpfs, where one may be mounted) is filled and given room again. The first round that fails ends the
-program with exit code 1 and leaves its folder.
+and writes to a bucket (moto's S3 server, a process of its own), which answers 500 and 503 at
+random, now and then not at all, and sometimes nothing but 500 for seconds. Once, a real disk (a
+small tmpfs, where one may be mounted) is filled and given room again. The first round that fails
+ends the program with exit code 1 and leaves its folder.
 
 Ray runs as two nodes of one core on the loopback of this machine. Linux only: it looks into /proc.
 """
@@ -184,21 +184,19 @@ class Folder:
         self.source, self.output = str(source), str(output)
         self._root = output
 
-    def contents(self) -> dict[str, bytes]:
-        """Return every output, without what a batch keeps for itself."""
-        return {
-            path.relative_to(self._root).as_posix(): path.read_bytes()
-            for path in self._root.rglob("*")
-            if path.is_file() and _STATE not in path.parts and _is_output(path.name)
-        }
-
     def names(self) -> set[str]:
-        """Return the names of the outputs, quickly."""
-        return {
-            path.relative_to(self._root).as_posix()
-            for path in self._root.rglob("*.*")
-            if _STATE not in path.parts and _is_output(path.name)
-        }
+        """Return the names of the outputs, without what a batch keeps for itself."""
+        found = set()
+        # Not by rglob, which raises where a folder goes while it looks.
+        for here, folders, files in os.walk(self._root):
+            folders[:] = [each for each in folders if each != _STATE]
+            paths = (Path(here) / name for name in files if _is_output(name))
+            found |= {path.relative_to(self._root).as_posix() for path in paths}
+        return found
+
+    def contents(self) -> dict[str, bytes]:
+        """Return every output."""
+        return {name: (self._root / name).read_bytes() for name in self.names()}
 
     def stamps(self) -> dict[str, str]:
         """Return what changes when an output is written again."""
