@@ -52,6 +52,10 @@ _FREE_MOVE: Final = 0.12
 """Movement of a landmark, in distances between eyes and mouth, that is followed at once."""
 _STILL_LEVELS: Final = 6.0
 """Change of the source, in levels, at which that averaging has fallen to a third."""
+_STILLEST: Final = 0.02
+"""Share of a face's pixels whose change is taken for noise: what moves changes by more."""
+_CHANGE_OF_NOISE: Final = 2 / math.sqrt(math.pi)
+"""Mean difference of two samples of Gaussian noise, in standard deviations."""
 _FORGET_S: Final = 2.0
 """A track that was not seen for so long is drawn afresh."""
 _FORGET_PERSON_S: Final = 60.0
@@ -135,7 +139,7 @@ class _Memory:
     drawn: list[NDArray[np.float32]]
     """(3, S, S) pictures each."""
     noise: float = 0.0
-    """How much pixels of the crop change where nothing moves, in levels."""
+    """Standard deviation of the crop's noise over time, in levels; too little rather than more."""
 
 
 class Steadier:
@@ -179,14 +183,15 @@ class Steadier:
                 )
                 for new, old in zip(drawn, before.drawn, strict=True)
             ]
-            noise = keep * before.noise + (1 - keep) * float(np.median(change))
+            seen = float(np.quantile(change, _STILLEST)) / _CHANGE_OF_NOISE
+            noise = min(seen, keep * before.noise + (1 - keep) * seen)
         self._streams.of(job.frame)[job.face.track_id] = _Memory(
             job.frame.time_s, job.landmarks_px, crop.copy(), calm, noise
         )
         return calm
 
     def noise(self, job: _Job) -> float:
-        """Return how much pixels of a face's crops change from frame to frame, in levels."""
+        """Return the standard deviation of what changes where nothing moves, in levels."""
         before = self._streams.of(job.frame).get(job.face.track_id)
         return before.noise if before is not None else 0.0
 
