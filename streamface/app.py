@@ -23,8 +23,8 @@ from streamface.playlist import Playlist
 from streamface.push import push_name
 from streamface.settings import SYNTH, detect_every
 from streamface.sinks import open_sink, plan_outputs
-from streamface.stages import Classify, FindFaces, Paint
-from streamface.streams import find_all, plan_streams
+from streamface.stages import MOST_BATCH_FRAMES, Classify, FindFaces, Paint
+from streamface.streams import Found, find_all, plan_streams
 from streamface.tally import StreamTally, Tally
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from streamface.settings import Settings
     from streamface.sinks import Sink
     from streamface.sources import Input, Source
+    from streamface.streams import LiveStream
     from streamface.track import FaceTracker
 
 _log = logging.getLogger(__name__)
@@ -101,16 +102,19 @@ class Run:
         opener: Callable[..., Source] | None = None,
         find: Stage[Frame] | None = None,
         nets: Nets | None = None,
+        streams: Sequence[LiveStream] | None = None,
         to_sink: Callable[[Path, StreamInfo, VideoOptions], Sink] = open_sink,
     ) -> None:
         """Open all that a run needs.
 
         opener: stands in for ``sources.open_source``. find: gives frames their faces and what is
         read in them, instead of the detector and the nets. to_sink: stands in for ``open_sink``.
-        nets: keep what they open for the next run.
+        nets: keep what they open for the next run. streams: run these at once, in place of what the
+        settings have as sources and outputs; more may be added (``add``).
         """
         self.settings = settings
         self._find = find
+        self._streams = streams
         self._to_sink = to_sink
         self.tally = Tally()
         self.warnings: list[str] = []
@@ -139,7 +143,11 @@ class Run:
             self._nets = nets or Nets()
             if nets is None:
                 cleanup.callback(self._nets.close)
-            found = find_all(settings.sources, simulate_live=settings.simulate_live)
+            found = (
+                find_all(settings.sources, simulate_live=settings.simulate_live)
+                if streams is None
+                else Found([each.what for each in streams], at_once=True)
+            )
             kind = Gathering if found.at_once else Playlist
             self.playlist: Gathering | Playlist = kind(
                 found.inputs,
@@ -195,6 +203,10 @@ class Run:
     def _plan_targets(self) -> list[tuple[Path | str, ...]]:
         """Return the outputs of each input; an empty list where none is asked for."""
         settings, inputs = self.settings, self.playlist.inputs
+        if self._streams is not None:
+            given = [each.targets for each in self._streams]
+            _check_targets(inputs, [path for targets in given for path in targets], settings)
+            return list(given) if any(given) else []
         plan = plan_streams if self.at_once else plan_outputs
         servers = [output for output in settings.outputs if isinstance(output, str)]
         if servers and len(inputs) > 1:
@@ -310,6 +322,8 @@ class Run:
                 self._models.get("emotion"), self._models.get("gender"), how
             )
             streams = len(self.playlist.inputs) if self.at_once else 1
+            if self._streams is not None:
+                streams = MOST_BATCH_FRAMES  # more may come
             stages.append(Classify(self._classifier, streams))
         if self._reenactor is not None and settings.reenact is not None:
             from streamface.remake import Remake
@@ -487,6 +501,29 @@ class Run:
         self.stopping = True
         self.pipeline.stop()
 
+    def add(self, stream: LiveStream) -> int | None:
+        """Take in another of ``streams`` while the run goes on; return its number.
+
+        For any one thread. None where the run is coming to its end and takes nothing in any more.
+        Raises UsageError where a target may not be written.
+        """
+        assert isinstance(self.playlist, Gathering), "only a run of streams can grow"
+        _check_targets([stream.what], stream.targets, self.settings)
+        if self._targets:
+            self._targets.append(stream.targets)
+        return self.pipeline.add_lane(self.playlist.add(stream.what))
+
+    def end(self, stream: int) -> None:
+        """End one of several streams: its file is finished, the others go on. For any thread."""
+        assert isinstance(self.playlist, Gathering), "a run of one stream is stopped"
+        self.pipeline.end_lane(stream)
+        self.playlist.end(stream)
+
+    def cancel(self) -> None:
+        """Have the thread that runs raise KeyboardInterrupt soon: unfinished files are removed."""
+        self.stopping = self._interrupted = True
+        self.pipeline.stop()
+
     def interrupt(self) -> None:
         """End at once and remove unfinished files: raises KeyboardInterrupt, now or when it may.
 
@@ -494,8 +531,7 @@ class Run:
         get their names an exception would leave some behind; then the run raises it afterwards,
         or is complete.
         """
-        self.stopping = self._interrupted = True
-        self.pipeline.stop()
+        self.cancel()
         if self._interruptible:
             self._interruptible = False
             raise KeyboardInterrupt

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from streamface.app import Run
     from streamface.batch.driver import Batch
+    from streamface.fleet.driver import Fleet
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -145,6 +146,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "or a .streams file with one a line, run at once if any is live, else one by one",
     )
     _add_processing(parser)
+    group = parser.add_argument_group("many machines")
+    group.add_argument(
+        "--cluster", metavar="ADDRESS",
+        help="watch live sources on all machines of a Ray cluster: its head's address, or auto for "
+        "the one at hand",
+    )  # fmt: skip
+    group.add_argument(
+        "--threads", type=_whole, metavar="N",
+        help="cores that are taken of each machine (default: all)",
+    )  # fmt: skip
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
@@ -511,6 +522,10 @@ def _run(arguments: argparse.Namespace) -> int:
         if given is not None and not seen:
             raise UsageError(f"{option} changes the pictures, so it needs --output or --show")
     _set_up_logging("error" if arguments.quiet else arguments.log_level)
+    if arguments.cluster is not None:
+        return _fleet(arguments, settings)
+    if arguments.threads is not None:
+        raise UsageError("--threads is for --cluster")
     from streamface.app import Run
 
     with _Interrupts() as interrupts, Run(settings) as run:
@@ -530,6 +545,22 @@ def _run(arguments: argparse.Namespace) -> int:
     if interrupts.count and not run.is_live:
         return INTERRUPTED
     return PARTIAL if run.playlist.failures or run.failed_outputs else DONE
+
+
+def _fleet(arguments: argparse.Namespace, settings: Settings) -> int:
+    if arguments.threads is not None and not 1 <= arguments.threads <= 1024:
+        raise UsageError(f"--threads must be 1 to 1024, got {arguments.threads}")
+    from streamface.fleet import command
+
+    with _Interrupts() as interrupts:
+        return command.main(
+            settings,
+            arguments.cluster,
+            cores=arguments.threads,
+            watch=interrupts.watch,
+            quiet=arguments.quiet,
+            live=not arguments.no_progress,
+        )
 
 
 def _batch(arguments: argparse.Namespace) -> int:
@@ -555,9 +586,9 @@ class _Interrupts:
     def __init__(self) -> None:
         self.count = 0
         self._last_s = float("-inf")
-        self.run: Run | Batch | None = None
+        self.run: Run | Batch | Fleet | None = None
 
-    def watch(self, run: Run | Batch) -> None:
+    def watch(self, run: Run | Batch | Fleet) -> None:
         """Stop that one from now on."""
         self.run = run
 

@@ -10,13 +10,14 @@ from streamface.errors import SourceError, StreamfaceError
 from streamface.live import SimulatedLive, Trouble
 from streamface.pipeline import Lanes
 from streamface.playlist import Opened
-from streamface.sources import open_source
+from streamface.sources import Stoppable, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from streamface.decode import ReadOptions
     from streamface.frame import Frame
+    from streamface.pipeline import Lane
     from streamface.sources import Input, Source
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Gathering(Opened):
     that does not answer keeps nobody waiting. A file among them is played at its own pace, as if
     it were live: read as fast as it can be, it would take the time of the others. A stream that
     cannot be opened, breaks or comes to a bad end is noted in ``failures``, and the others go on.
-    Otherwise as ``Playlist``.
+    More may be added, and single ones ended, while it goes on. Otherwise as ``Playlist``.
     """
 
     def __init__(
@@ -41,11 +42,14 @@ class Gathering(Opened):
     ) -> None:
         """Raise SourceError where none can be opened."""
         super().__init__(inputs, options, opener)
+        self._is_stopped = False
+        self._ended: set[int] = set()
         self._threads = ThreadPoolExecutor(len(self.inputs), "streamface-open")
         try:
-            self._opening = [
-                self._threads.submit(self._open, number) for number in range(len(self.inputs))
-            ]
+            self._opening = {
+                number: self._threads.submit(self._open, number)
+                for number in range(len(self.inputs))
+            }
             self._threads.shutdown(wait=False)  # each thread ends with what it is at
             self._first = self._first_opened()
         except BaseException:
@@ -62,10 +66,29 @@ class Gathering(Opened):
         if not source.info.is_live:
             source = SimulatedLive(source, Trouble())
         self.opened[number] = source
+        if (self._is_stopped or number in self._ended) and isinstance(source, Stoppable):
+            source.stop()  # who stopped it came before it was there
         return source
 
+    def add(self, what: Input) -> Lane[Frame]:
+        """Take in another input; return what opens and reads it, to be the pipeline's next lane."""
+        self.inputs.append(what)
+        return _Lane(self, len(self.inputs) - 1)
+
+    def end(self, number: int) -> None:
+        """Let one input end whatever it waits for; that is no failure. For any thread."""
+        self._ended.add(number)
+        source = self.opened.get(number)
+        if isinstance(source, Stoppable):
+            source.stop()
+
+    def stop(self) -> None:
+        """Let all of them end whatever they wait for."""
+        self._is_stopped = True
+        super().stop()
+
     def _first_opened(self) -> Source:
-        for done in as_completed(self._opening):
+        for done in as_completed(self._opening.values()):
             if done.exception() is None:
                 return done.result()
         reason = self._opening[0].exception()
@@ -81,7 +104,8 @@ class Gathering(Opened):
         """Yield the frames of one input; whatever breaks it ends it, and is noted."""
         any_frame = False
         try:
-            source = self._opening[number].result()
+            opening = self._opening.get(number)
+            source = opening.result() if opening is not None else self._open(number)
             for frame in source:
                 any_frame = True
                 self.measure(frame)
@@ -90,6 +114,10 @@ class Gathering(Opened):
             _log.debug("%s", self.inputs[number].name, exc_info=True)
             known = isinstance(exc, StreamfaceError)
             self.fail(number, str(exc) if known else f"{type(exc).__name__}: {exc}")
+            return
+        if self._is_stopped or number in self._ended:
+            if not any_frame:  # else it is released once its last one is written
+                self.release(number)
             return
         if not any_frame:
             self.fail(number, "it has no frame in the chosen time range")

@@ -40,6 +40,14 @@ class Found:
     """Whether they run at the same time, each a stream of its own, rather than one by one."""
 
 
+@dataclass(frozen=True, slots=True)
+class LiveStream:
+    """One of several that run at once, and where it is written to: one target an output."""
+
+    what: Input
+    targets: tuple[Path, ...] = ()
+
+
 def find_all(sources: Sequence[str], *, simulate_live: bool = False) -> Found:
     """Return what ``sources`` mean, in order.
 
@@ -48,9 +56,7 @@ def find_all(sources: Sequence[str], *, simulate_live: bool = False) -> Found:
     folders alone are done one after another: one of them already uses all cores, and each is
     finished as early as it can be. Raises SourceError, UsageError.
     """
-    given = [each for source in sources for each in _listed(source)]
-    if not given:
-        raise UsageError("no source is given; name a file, a folder, a camera number or a URL")
+    given = _given(sources)
     inputs = [each for found in given for each in found]
     is_live = simulate_live or any(each.kind in ("camera", "url") for each in inputs)
     if len(given) < 2 or not is_live:
@@ -58,6 +64,21 @@ def find_all(sources: Sequence[str], *, simulate_live: bool = False) -> Found:
     if len(inputs) > MOST_AT_ONCE:
         raise UsageError(f"{len(inputs)} streams at once are too many; at most {MOST_AT_ONCE} go")
     return Found(list(_with_unique_names(inputs)), at_once=True)
+
+
+def find_streams(sources: Sequence[str]) -> list[Input]:
+    """Return all that ``sources`` mean, each under a name of its own; never empty.
+
+    Raises SourceError, UsageError.
+    """
+    return list(_with_unique_names(each for found in _given(sources) for each in found))
+
+
+def _given(sources: Sequence[str]) -> list[list[Input]]:
+    given = [each for source in sources for each in _listed(source)]
+    if not given:
+        raise UsageError("no source is given; name a file, a folder, a camera number or a URL")
+    return given
 
 
 def _listed(source: str) -> Iterator[list[Input]]:
@@ -134,16 +155,21 @@ def plan_streams(output: Path, inputs: Sequence[Input]) -> list[Path]:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise sink_error(output, exc) from exc
+    return [output / f"{name}.mp4" for name in file_names(inputs)]
+
+
+def file_names(inputs: Sequence[Input]) -> list[str]:
+    """Return what the files of each of several streams are called, without a suffix; all differ."""
     taken: set[str] = set()
-    targets = []
+    chosen = []
     for each in inputs:
         plain = safe_name(each)
         names = (plain if n == 1 else f"{plain}_{n}" for n in count(1))
         # Some file systems take "A" and "a" for one.
         name = next(name for name in names if name.lower() not in taken)
         taken.add(name.lower())
-        targets.append(output / f"{name}.mp4")
-    return targets
+        chosen.append(name)
+    return chosen
 
 
 def safe_name(what: Input) -> str:

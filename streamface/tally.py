@@ -56,6 +56,8 @@ class StreamTally:
 
     name: str
     frames: int = 0
+    face_frames: int = 0
+    """Faces summed over frames."""
     faces_now: int = 0
     first_s: float | None = None
     """Monotonic clock when its first frame was written."""
@@ -118,6 +120,7 @@ class Tally:
         stream = self.streams.get(frame.stream)
         if stream is not None:
             stream.frames += 1
+            stream.face_frames += 0 if frame.held else len(frame.faces)
             stream.faces_now = len(frame.faces)
             stream.first_s = time.monotonic() if stream.first_s is None else stream.first_s
         # Each of several streams has its share of the faces that are there now.

@@ -283,7 +283,7 @@ class _Process:
                 continue
         said = self._complaint()
         self._stderr.close()
-        return f"its worker died ({_cause(code)}){': ' + said if said else ''}"
+        return f"its worker died ({cause_of_end(code)}){': ' + said if said else ''}"
 
     def _complaint(self) -> str:
         """Return the end of what it wrote to stderr."""
@@ -298,7 +298,8 @@ class _Process:
             self._stderr.truncate(0)
 
 
-def _cause(code: int) -> str:
+def cause_of_end(code: int) -> str:
+    """Return what an exit code says, for a person."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -72,7 +72,7 @@ class RayExecutor:
 
     def __init__(self, body: Body, limits: Limits, address: str, placement: Placement) -> None:
         """Connect and ask for the workers. Raises BackendUnavailable, UsageError."""
-        self._ray = _connected(address)
+        self._ray = connected(address)
         self._body, self._limits, self._placement = body, limits, placement
         cluster = self._ray.cluster_resources()
         self._wanted = placement.workers or _fitting(cluster, placement)
@@ -149,11 +149,11 @@ class RayExecutor:
             result: TaskResult = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as exc:
             # The keeper itself could not go on: its processes do not start.
-            raise BackendUnavailable(f"{call.machine}: {_first_line(exc.cause)}") from exc
+            raise BackendUnavailable(f"{call.machine}: {first_line(exc.cause)}") from exc
         except self._ray.exceptions.RayError as exc:
             self._dismiss(call.actor)
             self._ask()
-            line = f"its worker on {call.machine} was lost: {_first_line(exc)}"
+            line = f"its worker on {call.machine} was lost: {first_line(exc)}"
             seconds = time.monotonic() - call.began_s
             return TaskResult(
                 task=call.task, kind="lost", line=line, seconds=seconds, machine=call.machine
@@ -167,7 +167,7 @@ class RayExecutor:
         except self._ray.exceptions.RayError as exc:
             self._lost_starts += 1
             if self._lost_starts > _MOST_LOST_STARTS * self._wanted:
-                raise BackendUnavailable(f"Ray's workers do not start: {_first_line(exc)}") from exc
+                raise BackendUnavailable(f"Ray's workers do not start: {first_line(exc)}") from exc
             self._ask()
             return
         if theirs != version():
@@ -215,7 +215,7 @@ class _Call:
     began_s: float
 
 
-def _connected(address: str) -> Any:
+def connected(address: str) -> Any:
     """Return Ray, connected to a cluster that runs already."""
     # Read when Ray is imported: nothing of what is done here is told to anybody.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -238,7 +238,7 @@ def _connected(address: str) -> Any:
         )
     except (ConnectionError, ValueError, RuntimeError) as exc:
         raise BackendUnavailable(
-            f"no Ray cluster at '{address}': {_first_line(exc)}; `ray start --head` starts one"
+            f"no Ray cluster at '{address}': {first_line(exc)}; `ray start --head` starts one"
         ) from exc
     finally:
         for number, handler in handlers.items():
@@ -279,6 +279,7 @@ def _fitting(cluster: Mapping[str, float], placement: Placement) -> int:
     return max(1, room)
 
 
-def _first_line(exc: BaseException) -> str:
+def first_line(exc: BaseException) -> str:
+    """Return the first line of an error that says something; Ray's have many."""
     lines = [line for line in str(exc).splitlines() if line.strip()]
     return " ".join(lines[0].split())[:300] if lines else type(exc).__name__

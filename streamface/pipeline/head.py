@@ -55,6 +55,8 @@ class Head(Generic[T]):
         before a stage can see that. on_drop: called with the reason ("busy", "stale") and the lane.
         """
         self._changed = threading.Condition()
+        self._lane_capacity = capacity
+        self._is_over = self._is_cancelled = False
         self._lanes = [Channel[T](capacity, self._changed) for _ in range(lanes)]
         self._taken = [0] * lanes
         self._orphaned: dict[int, T] = {}
@@ -64,6 +66,16 @@ class Head(Generic[T]):
         self._bequeath = bequeath
         self._on_drop = on_drop
         self.capacity = capacity * lanes
+
+    def add(self) -> int | None:
+        """Open another lane and return its number; None where the receiver was told of the end."""
+        with self._changed:
+            if self._is_over or self._is_cancelled:
+                return None
+            self._lanes.append(Channel(self._lane_capacity, self._changed))
+            self._taken.append(0)
+            self.capacity += self._lane_capacity
+            return len(self._lanes) - 1
 
     def put(self, item: T, lane: int = 0) -> None:
         """Append ``item``, waiting while its lane is full. Raises Cancelled, ValueError."""
@@ -83,6 +95,7 @@ class Head(Generic[T]):
                     self._changed.wait()
                 is_over = all(lane.closed for lane in self._lanes)
                 if (taken := self._take(at_most)) or (is_over and not len(self)):
+                    self._is_over = not taken
                     return taken
 
     def _may_grow(self) -> bool:
@@ -129,6 +142,8 @@ class Head(Generic[T]):
 
     def cancel(self) -> None:
         """Discard everything and wake all sides with Cancelled."""
+        with self._changed:
+            self._is_cancelled = True
         for lane in self._lanes:
             lane.cancel()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from streamface.errors import StageError, StreamfaceError
 from streamface.pipeline.channel import Cancelled, Channel
-from streamface.pipeline.head import Head, Lanes
+from streamface.pipeline.head import Head, Lane, Lanes
 from streamface.pipeline.stats import PipelineStats, StageStats
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ class Pipeline(Generic[T]):
         self._error_lock = threading.Lock()
         self._stopping = False
         self._ended_lanes: set[int] = set()
+        self._growing = threading.Lock()
+        self._is_entered = self._is_left = False
         self._threads = [
             threading.Thread(
                 target=self._read,
@@ -134,14 +136,18 @@ class Pipeline(Generic[T]):
 
     def __enter__(self) -> Iterator[T]:
         try:
-            for thread in self._threads:
-                thread.start()
+            with self._growing:
+                self._is_entered = True
+                for thread in self._threads:
+                    thread.start()
         except BaseException:  # an interrupt among the starts must not leave the first ones
             self.__exit__()
             raise
         return self._results()
 
     def __exit__(self, *_: object) -> None:
+        with self._growing:
+            self._is_left = True
         self._cancel()
         for thread in self._threads:
             if thread.ident is not None:
@@ -155,6 +161,29 @@ class Pipeline(Generic[T]):
         self._stopping = True
         if self._on_stop is not None:
             self._on_stop()
+
+    def add_lane(self, lane: Lane[T]) -> int | None:
+        """Read another source from now on, beside those of ``Lanes``; return its number.
+
+        None where nothing is taken in any more: all other sources have ended, or the run was
+        stopped or left. For any thread.
+        """
+        with self._growing:
+            if self._stopping or self._is_left:
+                return None
+            # Whoever reads it finds lane and statistics under the number.
+            number = self._head.add()
+            if number is None:
+                return None
+            self._lanes.append(lane)
+            self._readers.append(StageStats("read"))
+            thread = threading.Thread(
+                target=self._read, args=(number,), name=f"streamface-read-{number}"
+            )
+            self._threads.append(thread)
+            if self._is_entered:
+                thread.start()
+            return number
 
     def end_lane(self, lane: int) -> None:
         """End one of several sources after the item it is on; the others go on."""

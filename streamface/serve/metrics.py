@@ -17,7 +17,7 @@ QUANTILES: Final = (50, 95, 99)
 _STATM: Final = Path("/proc/self/statm")
 
 
-class _Exposition:
+class Exposition:
     """Lines of one answer, family by family."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _Exposition:
 
 def exposition(hub: LiveHub, *, viewers: int, shown: LatencyHistogram) -> str:
     """Return the whole answer. viewers: pages and streams open; shown: ages when a page drew."""
-    text = _Exposition()
+    text = Exposition()
     streams = hub.streams()
     text.one("streamface_frames_total", "counter", "Frames finished.", hub.count)
     for name, what, of in (
@@ -73,7 +73,7 @@ def exposition(hub: LiveHub, *, viewers: int, shown: LatencyHistogram) -> str:
     return "\n".join(text.lines) + "\n"
 
 
-def _process(text: _Exposition) -> None:
+def _process(text: Exposition) -> None:
     cpu_s = time.process_time()
     text.one("process_cpu_seconds_total", "counter", "CPU time of the process.", cpu_s)
     memory = resident_bytes()

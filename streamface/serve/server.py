@@ -56,19 +56,23 @@ class Address:
         return cls(LOOPBACK if host.lower() in ("", "localhost") else host, int(number))
 
 
-class Server:
-    """The page of one hub, being served. Made by ``serve``; a context manager that closes."""
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A socket that listens, who may come in, and the way there."""
 
-    def __init__(
-        self, hub: LiveHub, listener: socket.socket, guard: Guard, style: PictureStyle, url: str
-    ) -> None:
-        self.url = url
-        """Where the page is, with the token, if any: it is as good as a password."""
-        self._hub = hub
-        self._listener = listener
-        self._guard = guard
-        self._style = style
-        self._woken = False
+    listener: socket.socket
+    guard: Guard
+    url: str
+    """With the token, if any: it is as good as a password."""
+
+
+class WebServer:
+    """Something that is served from a thread of its own; a context manager that closes."""
+
+    def __init__(self, door: Door) -> None:
+        self.url = door.url
+        """Where it is, with the token, if any: it is as good as a password."""
+        self._listener = door.listener
         self._loop, self._stop = asyncio.new_event_loop(), asyncio.Event()
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="streamface-serve")
@@ -102,6 +106,21 @@ class Server:
                 self._ready.set_exception(exc)
         finally:
             self._listener.close()
+
+    async def _main(self) -> None:
+        """Serve until ``self._stop``; ``self._ready`` is told once it listens."""
+        raise NotImplementedError
+
+
+class Server(WebServer):
+    """The page of one hub, being served. Made by ``serve``."""
+
+    def __init__(self, hub: LiveHub, door: Door, style: PictureStyle) -> None:
+        self._hub = hub
+        self._guard = door.guard
+        self._style = style
+        self._woken = False
+        super().__init__(door)
 
     async def _main(self) -> None:
         from aiohttp import web
@@ -157,22 +176,29 @@ def serve(
     Raises UsageError for a wrong address or token or where aiohttp is not installed, SinkError
     where the address cannot be listened on.
     """
+    door = open_door(address, token)
+    from streamface.serve.pictures import PictureStyle
+
+    return Server(hub, door, style or PictureStyle())
+
+
+def open_door(address: str, token: str | None) -> Door:
+    """Return a socket that listens at an address, guarded; arguments and errors as of ``serve``."""
     where = Address.parse(address)
     if token is not None and not TOKEN_FORM.fullmatch(token):
         raise UsageError("the page's token must be 16 or more letters, digits and . _ ~ -")
-    _need_aiohttp()
-    from streamface.serve.pictures import PictureStyle
-
+    need_aiohttp()
     if token is None and not is_loopback(where.host):
         token = secrets.token_urlsafe(24)
     listener = _bind(where)
     port = listener.getsockname()[1]
     # Browsers send a host's cookies to all of its ports: another server there has its own.
     guard = Guard(frozenset({"localhost", where.host.lower()}), token, f"streamface_{port}")
-    return Server(hub, listener, guard, style or PictureStyle(), _url(where.host, port, token))
+    return Door(listener, guard, _url(where.host, port, token))
 
 
-def _need_aiohttp() -> None:
+def need_aiohttp() -> None:
+    """Raise UsageError where aiohttp is not installed."""
     try:
         import aiohttp  # noqa: F401 - only whether it is there
     except ImportError as exc:

@@ -73,13 +73,7 @@ class Site:
 
     def application(self) -> web.Application:
         """Return the routes."""
-
-        # A function, since aiohttp marks it, which a bound method does not allow.
-        async def guarded(request: web.Request, handler: Any) -> web.StreamResponse:
-            return await self._guarded(request, handler)
-
-        app = web.Application(middlewares=[web.middleware(guarded)], client_max_size=1024)
-        app.on_response_prepare.append(_add_headers)
+        app = guarded_application(self._guard)
         app.on_shutdown.append(self._close_streams)
         app.router.add_routes(
             [
@@ -102,24 +96,6 @@ class Site:
     def news(self) -> None:
         """Say that the hub has newer frames, or none any more."""
         self.pictures.news()
-
-    # -- who may ask
-
-    async def _guarded(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        asked = Request(request.path, request.headers, request.cookies, request.query)
-        refusal = self._guard.refusal(asked)
-        if refusal is not None:
-            headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-            return web.Response(status=refusal.status, text=f"{refusal.reason}\n", headers=headers)
-        given = request.query.get("token", "")
-        if request.path == "/" and self._guard.is_token(given):
-            # Into the cookie, and out of the address bar, history and screenshots. Lax: with
-            # Strict, a link from a chat would lose the cookie on this very redirection.
-            answer = web.Response(status=303, headers={"Location": "/"})
-            answer.set_cookie(self._guard.cookie, given, httponly=True, samesite="Lax", path="/")
-            return answer
-        response: web.StreamResponse = await handler(request)
-        return response
 
     # -- single answers
 
@@ -272,6 +248,30 @@ class Site:
         await asyncio.gather(*map(_say_goodbye, list(self._pages.values())))
         for task in list(self._streaming):
             task.cancel()
+
+
+def guarded_application(guard: Guard) -> web.Application:
+    """Return an application without routes that answers only whom the guard lets in."""
+
+    async def guarded(request: web.Request, handler: Any) -> web.StreamResponse:
+        asked = Request(request.path, request.headers, request.cookies, request.query)
+        refusal = guard.refusal(asked)
+        if refusal is not None:
+            headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
+            return web.Response(status=refusal.status, text=f"{refusal.reason}\n", headers=headers)
+        given = request.query.get("token", "")
+        if request.path == "/" and guard.is_token(given):
+            # Into the cookie, and out of the address bar, history and screenshots. Lax: with
+            # Strict, a link from a chat would lose the cookie on this very redirection.
+            answer = web.Response(status=303, headers={"Location": "/"})
+            answer.set_cookie(guard.cookie, given, httponly=True, samesite="Lax", path="/")
+            return answer
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    app = web.Application(middlewares=[web.middleware(guarded)], client_max_size=1024)
+    app.on_response_prepare.append(_add_headers)
+    return app
 
 
 async def _say_goodbye(page: web.WebSocketResponse) -> None:
