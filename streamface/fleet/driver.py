@@ -48,6 +48,12 @@ _PROVEN_S: Final = 60.0
 """A camera, or a station, that went well for so long has its failures forgiven."""
 _MOST_TRIES: Final = 3
 """For what is no network source, or where attempts to reconnect were counted."""
+_TRIAL_S: Final = 20.0
+"""A suspect that ran for so long did not bring its station down."""
+_SUSPECT: Final = 2
+"""Crashes in a row at which a camera was there before it is suspected."""
+_MOST_BLAMED: Final = 2
+"""Crashes that can only be a camera's own doing before it is given up."""
 _MOVE_S: Final = 15.0
 """How long a camera that moves may take to finish its file before it begins elsewhere."""
 _CANCEL_S: Final = 5.0
@@ -78,6 +84,10 @@ class _Camera:
     """Not to be begun before."""
     avoid: str = ""
     """Where it failed last."""
+    crashes: int = 0
+    """At which it was there, in a row."""
+    blamed: int = 0
+    """Of these, those that no other camera can have caused."""
     is_ordered_off: bool = False
     ordered_off_s: float = 0.0
     moved_to: str = ""
@@ -301,6 +311,8 @@ class Fleet:
         except StationLost as exc:
             if exc.final is not None and self._first_ready_s is None:
                 raise exc.final from exc  # a wrong option is wrong everywhere
+            if exc.crashed:
+                self._suspect(post, str(exc), now_s)
             self._lose(post, str(exc), now_s)
             return
         if answer is None:
@@ -342,6 +354,8 @@ class Fleet:
             if duty is None:
                 continue
             camera.take(duty, now_s)
+            if duty.frames and now_s - camera.began_s > _TRIAL_S:
+                camera.crashes = camera.blamed = 0
             if duty.is_over:
                 self._end_duty(camera, duty, now_s)
 
@@ -365,6 +379,30 @@ class Fleet:
             camera.let_go()
             self.moves["lost"] += 1
             camera.moves += 1
+
+    def _suspect(self, post: _Post, reason: str, now_s: float) -> None:
+        """Find out which camera's pictures bring a station's process down, if it is one.
+
+        What runs after a first crash begins again at once. Who was there twice is a suspect: there
+        is at most one on a station, so a crash beside others is its own doing.
+        """
+        there = [camera for camera in self._cameras if camera.post is post]
+        suspects = [camera for camera in there if camera.crashes >= _SUSPECT]
+        if not suspects and len(there) > 1:
+            for camera in there:
+                camera.crashes += 1
+            return
+        for camera in suspects or there:
+            camera.crashes += 1
+            if camera.crashes <= _SUSPECT:
+                continue
+            camera.blamed += 1
+            camera.let_go()
+            if camera.blamed >= _MOST_BLAMED:
+                camera.over, camera.reason = "lost", f"{camera.name}: {reason}, each time it ran"
+                _log.error("%s; it is given up", camera.reason)
+            else:
+                self._fail(camera, reason, post.name, now_s, tries=camera.tries)
 
     def _dismiss(self, post: _Post) -> None:
         """End a station that has nothing more to do: its machine is free for whoever wanted it."""
@@ -482,6 +520,10 @@ class Fleet:
         if not waiting or not self._may_place(now_s):
             return
         posts = {post.name: post for post in self._posts.values() if self._is_open(post)}
+        suspects = [camera for camera in waiting if camera.crashes >= _SUSPECT]
+        for camera in suspects:
+            self._try(camera, posts, now_s)
+        waiting = [camera for camera in waiting if camera not in suspects]
         by_name = {camera.name: camera for camera in waiting}
         chosen = {c.name: c.moved_to for c in waiting if c.moved_to in posts}
         others = [name for name in by_name if name not in chosen]
@@ -489,6 +531,13 @@ class Fleet:
         chosen |= assign(others, self._places(), self._costs(), avoid=avoid)
         for name, station in chosen.items():
             self._begin(by_name[name], posts[station], now_s)
+
+    def _try(self, camera: _Camera, posts: dict[str, _Post], now_s: float) -> None:
+        """Begin a suspect where no other one is, if there is such a place now."""
+        tried = {c.post.name for c in self._cameras if c.post is not None and c.crashes >= _SUSPECT}
+        free = [place for place in self._places() if place.name not in tried]
+        for station in assign([camera.name], free, self._costs()).values():
+            self._begin(camera, posts[station], now_s)
 
     def _may_place(self, now_s: float) -> bool:
         """Whether it is known well enough which stations there are."""

@@ -119,9 +119,16 @@ class Report:
 class StationLost(StreamfaceError):  # noqa: N818 - a state, not a fault
     """A station does not answer any more."""
 
-    def __init__(self, reason: str, *, final: StreamfaceError | None = None) -> None:
-        """Note the reason. final: why none would start on any machine, such as a wrong model."""
+    def __init__(
+        self, reason: str, *, crashed: bool = False, final: StreamfaceError | None = None
+    ) -> None:
+        """Note the reason.
+
+        crashed: its process died by itself. final: why none would start on any machine, such as a
+        wrong model.
+        """
         super().__init__(reason)
+        self.crashed = crashed
         self.final = final
 
 

@@ -39,6 +39,13 @@ SILENT_S: Final = 30.0
 """A driver that did not ask for so long has lost this station and given its cameras to others."""
 _LAST_S: Final = 8.0
 """What a station has to finish its files when its driver is gone."""
+_GO_BETWEEN: Final = (
+    "import subprocess, sys\n"
+    "code = subprocess.call(sys.argv[1:])\n"
+    "sys.exit(code if code >= 0 else 128 - code)\n"
+)
+"""Ray kills the children of a worker that it kills, but not theirs: so a station whose driver died
+hears of it by its pipe and has time to finish its files."""
 _MOST_COMPLAINT: Final = 300
 _MOST_STDERR_BYTES: Final = 1 << 20
 _KINDS: Final = {
@@ -146,7 +153,7 @@ class StationProcess:
         # What we can import, it can: also where the package is not installed.
         paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "streamface.fleet.process"],
+            [sys.executable, "-c", _GO_BETWEEN, sys.executable, "-m", "streamface.fleet.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -154,11 +161,6 @@ class StationProcess:
             start_new_session=True,  # a terminal's Ctrl-C is for the driver
         )
         self._send(contract)
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
 
     def hello(self) -> Hello | Refusal:
         """Wait until it is ready. Raises StationLost."""
@@ -189,9 +191,10 @@ class StationProcess:
             return pickle.load(self._process.stdout)  # noqa: S301 - from our own child
         except Exception as exc:
             code = self._process.wait()
+            code = 128 - code if code > 128 else code  # as the go-between has it
             said = self._complaint()
             line = f"its process ended ({cause_of_end(code)})"
-            raise StationLost(f"{line}: {said}" if said else line) from exc
+            raise StationLost(f"{line}: {said}" if said else line, crashed=True) from exc
 
     def _complaint(self) -> str:
         """Return the end of what it wrote to stderr."""
@@ -217,7 +220,10 @@ class StationProcess:
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
             self._process.wait()
         assert self._process.stdout is not None, "it was made with pipes"
         self._process.stdout.close()

@@ -165,6 +165,8 @@ class _RayLink:
             answer = self._ray.get(asked, timeout=5)
         except self._ray.exceptions.RayTaskError as exc:
             raise StationLost(f"it does not start: {first_line(exc.cause)}") from exc
+        except self._ray.exceptions.ActorUnavailableError as exc:
+            raise StationLost("its machine cannot be reached") from exc
         except self._ray.exceptions.RayError as exc:
             raise StationLost(first_line(exc)) from exc
         if isinstance(answer, Refusal):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from streamface.app import Nets, Run
 from streamface.atomic import sink_error
 from streamface.errors import SinkError, StreamfaceError
-from streamface.fleet.cost import CostMeter, Done
+from streamface.fleet.cost import CostMeter, Done, RecentRate
 from streamface.fleet.orders import OVER, PERCENTS, DutyReport, Hello, Report
 from streamface.records import version
 from streamface.serve.metrics import resident_bytes
@@ -50,6 +50,7 @@ class _Held:
     lane: int | None = None
     """Its number in the run; None: not in one (any more)."""
     is_wanted: bool = True
+    rate: RecentRate = field(default_factory=RecentRate)
     last: DutyReport | None = None
     """What was reported of it last, once it is over."""
 
@@ -343,7 +344,7 @@ class Station:
             frames=tally.frames,
             face_frames=tally.face_frames,
             faces=tally.faces_now,
-            fps=shift.meter.fps.get(held.lane, 0.0),
+            fps=held.rate.update(time.monotonic(), tally.frames),
             drops=run.stats.drops_of(held.lane),
             ages_s=tuple(whole) if len(tally.latency) else (),
             recent_ages_s=tuple(recent_s or ()),
@@ -400,11 +401,15 @@ def free_name(target: Path, station: str, number: int) -> Path:
 def numbers_in(folder: Path, files: Iterable[str]) -> dict[str, int]:
     """Return the highest number of the files of each name that stand in a folder.
 
-    ``door.mp4`` is number 1 of ``door``; ``door-2.mp4`` and ``door-2-007.mp4``, a segment of it, are
-    number 2. Raises SinkError.
+    ``door.mp4`` is number 1 of ``door``; ``door-2.mp4`` and its segment ``door-2-007.mp4`` are
+    number 2. A file that somebody is still writing counts, too. Raises SinkError.
     """
     try:
-        stems = [path.stem for path in folder.iterdir() if path.suffix == _SUFFIX]
+        stems = [
+            re.sub(r"^\.(.+)\.[0-9a-f]+\.part$", r"\1", path.stem)
+            for path in folder.iterdir()
+            if path.suffix == _SUFFIX
+        ]
     except OSError as exc:
         raise SinkError(f"cannot look into {folder}: {exc.strerror or exc}") from exc
     found: dict[str, int] = {}
