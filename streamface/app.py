@@ -160,14 +160,7 @@ class Run:
             self._targets = self._plan_targets()
             self._models = self._open_models()
             self._open_data()
-            self.tally.stream = next(
-                number
-                for number, source in dict(self.playlist.opened).items()  # others may be opening
-                if source is self.playlist.first
-            )
-            if self.is_live and len(found.inputs) == 1:
-                self.tally.streams[0] = StreamTally(found.inputs[0].name)
-            self._open_sink(self.playlist.first.info, self.tally.stream)
+            self._begin_first()
             self.pipeline = self._build()
             self.audience = self._open_audience(cleanup)
             self._writing = StageStats("write")
@@ -180,6 +173,18 @@ class Run:
     def at_once(self) -> bool:
         """Whether the inputs run at the same time, rather than one after another."""
         return isinstance(self.playlist, Gathering)
+
+    def _begin_first(self) -> None:
+        """Note which source comes first, and open what it is written to."""
+        self.tally.stream = next(
+            number
+            for number, source in dict(self.playlist.opened).items()  # others may be opening
+            if source is self.playlist.first
+        )
+        if self.is_live and len(self.playlist.inputs) == 1:
+            self.tally.streams[0] = StreamTally(self.playlist.inputs[0].name)
+        if self._streams is None:  # else what cannot be written is the end of one stream only
+            self._open_sink(self.playlist.first.info, self.tally.stream)
 
     def _note_event(self, event: SourceEvent) -> None:
         """Keep what happened to a live source, which has told it; called by its own thread."""
@@ -205,7 +210,6 @@ class Run:
         settings, inputs = self.settings, self.playlist.inputs
         if self._streams is not None:
             given = [each.targets for each in self._streams]
-            _check_targets(inputs, [path for targets in given for path in targets], settings)
             return list(given) if any(given) else []
         plan = plan_streams if self.at_once else plan_outputs
         servers = [output for output in settings.outputs if isinstance(output, str)]
@@ -271,6 +275,9 @@ class Run:
     def _open_sink(self, info: StreamInfo, stream: int) -> None:
         if not self._targets:
             return
+        if self._streams is not None:
+            files = [each for each in self._targets[stream] if isinstance(each, Path)]
+            _check_targets([self.playlist.inputs[stream]], files, self.settings)
         options = video_options(self.settings)
         sinks: list[Sink] = []
         with ExitStack() as undo:
@@ -462,6 +469,7 @@ class Run:
             try:
                 self._heed_interrupt()
                 for frame in finished:
+                    self._heed_interrupt()
                     with self._writing.timed(), _named("write", frame.index):
                         written = self._write(frame)
                     if not written:
@@ -505,10 +513,8 @@ class Run:
         """Take in another of ``streams`` while the run goes on; return its number.
 
         For any one thread. None where the run is coming to its end and takes nothing in any more.
-        Raises UsageError where a target may not be written.
         """
         assert isinstance(self.playlist, Gathering), "only a run of streams can grow"
-        _check_targets([stream.what], stream.targets, self.settings)
         if self._targets:
             self._targets.append(stream.targets)
         return self.pipeline.add_lane(self.playlist.add(stream.what))

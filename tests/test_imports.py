@@ -112,7 +112,7 @@ def test_imports_point_one_way(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_some_doors_stay_shut(module):
-    """Nobody imports cli; only cli, api, batch, fleet, console and the tools know app; few know torch."""
+    """Nobody imports cli; few know app: commands, consoles and the tools; few know torch."""
     name = module.removeprefix("streamface.")
     top = name.split(".")[0]
     imports = set(imported_by(MODULES[module]))

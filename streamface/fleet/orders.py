@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
-from streamface.errors import StreamfaceError
+from streamface.errors import (
+    BackendUnavailable,
+    ModelError,
+    SinkError,
+    SourceError,
+    StreamfaceError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from streamface.settings import Settings
@@ -20,6 +27,10 @@ State: TypeAlias = Literal["opening", "running", "ending", "ended", "failed", "r
 end, or the order was obeyed. failed: of itself, with a reason. returned: not its own doing."""
 OVER: Final = frozenset({"ended", "failed", "returned"})
 PERCENTS: Final = (50, 95, 99)
+_KINDS: Final = {
+    each.__name__: each
+    for each in (BackendUnavailable, ModelError, SinkError, SourceError, UsageError)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,19 @@ class Hello:
     version: str
     taken: dict[str, int] = field(default_factory=dict)
     """The highest number of the files that stand there already, by what they begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Another first answer: why a station did not begin."""
+
+    kind: str
+    """The class of the error."""
+    line: str
+
+    def error(self) -> StreamfaceError:
+        """Return it as the error that it was."""
+        return _KINDS.get(self.kind, StreamfaceError)(self.line)
 
 
 @dataclass(frozen=True, slots=True)

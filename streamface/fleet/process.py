@@ -18,19 +18,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from streamface.batch.executor import cause_of_end
-from streamface.errors import (
-    BackendUnavailable,
-    ModelError,
-    SinkError,
-    SourceError,
-    StreamfaceError,
-    UsageError,
-)
-from streamface.fleet.orders import Hello, Report, StationLost
+from streamface.errors import StreamfaceError
+from streamface.fleet.orders import Hello, Refusal, Report, StationLost
 
 if TYPE_CHECKING:
     from streamface.fleet.orders import Contract, Orders
@@ -48,23 +40,6 @@ _GO_BETWEEN: Final = (
 hears of it by its pipe and has time to finish its files."""
 _MOST_COMPLAINT: Final = 300
 _MOST_STDERR_BYTES: Final = 1 << 20
-_KINDS: Final = {
-    each.__name__: each
-    for each in (BackendUnavailable, ModelError, SinkError, SourceError, UsageError)
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a station did not begin."""
-
-    kind: str
-    """The class of the error."""
-    line: str
-
-    def error(self) -> StreamfaceError:
-        """Return it as the error that it was."""
-        return _KINDS.get(self.kind, StreamfaceError)(self.line)
 
 
 # -- the process
@@ -152,7 +127,7 @@ class StationProcess:
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `end`
         # What we can import, it can: also where the package is not installed.
         paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-c", _GO_BETWEEN, sys.executable, "-m", "streamface.fleet.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

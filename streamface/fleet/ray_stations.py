@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from streamface.batch.ray_executor import connected, first_line
 from streamface.errors import BackendUnavailable
-from streamface.fleet.orders import Machine, StationLost
-from streamface.fleet.process import Refusal, StationProcess
+from streamface.fleet.orders import Machine, Refusal, StationLost
+from streamface.fleet.process import StationProcess
 
 if TYPE_CHECKING:
     from typing import Self

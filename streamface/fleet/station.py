@@ -209,11 +209,7 @@ class Station:
             run.stop()
             return
         for held in self._waiting():
-            try:
-                held.lane = run.add(self._stream(held.duty))
-            except StreamfaceError as exc:
-                held.state, held.reason = "failed", str(exc)
-                continue
+            held.lane = run.add(self._stream(held.duty))
             if held.lane is None:
                 return  # this run ends; the next one takes it
             shift.held.append(held)
