@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ class Gathering(Opened):
         super().__init__(inputs, options, opener)
         self._is_stopped = False
         self._ended: set[int] = set()
+        self._closing: list[threading.Thread] = []
         self._threads = ThreadPoolExecutor(len(self.inputs), "streamface-open")
         try:
             self._opening = {
@@ -132,10 +134,21 @@ class Gathering(Opened):
         self.failures[number] = reason if name in reason else f"{name}: {reason}"
         _log.warning("%s", self.failures[number])
 
+    def _close(self, number: int, source: Source) -> None:
+        """Close a source; nobody waits for the connection of one that was ended in silence."""
+        if number not in self._ended:
+            super()._close(number, source)
+            return
+        thread = threading.Thread(target=source.close, name=f"streamface-close-{number}")
+        self._closing = [each for each in self._closing if each.is_alive()] + [thread]
+        thread.start()
+
     def close(self) -> None:
         """Wait for what is still being opened, then close all that is open."""
         self._threads.shutdown(wait=True)
         super().close()
+        for thread in self._closing:
+            thread.join()
 
 
 class _Lane:

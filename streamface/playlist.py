@@ -57,6 +57,9 @@ class Opened:
         told = self.failures.get(number, "")
         if lines := [line for line in source.damage.lines() if line not in told]:
             self.damage[number] = lines
+        self._close(number, source)
+
+    def _close(self, _number: int, source: Source) -> None:
         source.close()
 
     def close(self) -> None:

@@ -207,3 +207,25 @@ def test_recent_ages_are_those_of_the_window():
         ages.add(10 + number / 10, (number + 1) / 1000)
     assert ages.percentiles_s(20, (50, 95, 99)) == [0.050, 0.095, 0.099]
     assert ages.percentiles_s(31, (50,)) is None
+
+
+def test_a_lane_may_be_added_until_the_receiver_was_told_of_the_end():
+    head = Head(1)
+    assert head.add() == 1
+    head.put("a", 1)
+    head.close(0)
+    assert head.get_many(1) == ["a"]
+    assert head.taken_in_all(1) is None
+    assert head.add() == 2
+    head.close(1)
+    head.put("b", 2)
+    head.close(2)
+    assert head.get_many(1) == ["b"]
+    assert head.get_many(1) == []
+    assert head.add() is None
+
+
+def test_no_lane_is_added_to_what_was_cancelled():
+    head = Head(2)
+    head.cancel()
+    assert head.add() is None

@@ -17,6 +17,7 @@ from streamface.gather import Gathering
 from streamface.settings import Settings
 from streamface.sinks import VideoSink
 from streamface.sources import Input, open_source
+from streamface.streams import LiveStream
 from streamface.testing import CountingSource, FixedDetector
 
 
@@ -397,3 +398,101 @@ def test_a_live_run_does_less_when_it_cannot_keep_up(tmp_path, monkeypatch, capl
     assert "cannot keep up: now less" in caplog.text
     still = execute(settings(1, tmp_path / "o", output=None, adapt=False), Opener(waited))
     assert still._adaptation is None
+
+
+# -- streams that come and go
+
+
+class ByName:
+    """Opens endless fake cameras; ``close`` of those that are slow waits for an event."""
+
+    def __init__(self):
+        self.opened, self.go_on = {}, threading.Event()
+
+    def __call__(self, what, _options, *, stream):
+        source = CountingSource(10**9, stream=stream, is_live=True)
+        if what.location == "slow":
+            close = source.close
+
+            def slowly():
+                assert self.go_on.wait(20)
+                close()
+
+            source.close = slowly
+        self.opened[what.name] = source
+        return source
+
+
+def live(name, folder, location="camera"):
+    return LiveStream(Input("url", location, name), (folder / f"{name}.mp4",))
+
+
+def changing(folder, *names):
+    """Return a run of these streams, to which more may be added."""
+    chosen = settings(1, folder, data={"jsonl": str(folder / "all.jsonl")})
+    opener = ByName()
+    return Run(chosen, streams=[live(name, folder) for name in names], opener=opener), opener
+
+
+def test_streams_may_come_and_go_while_others_run(tmp_path):
+    folder = tmp_path / "out"
+    run, opener = changing(folder, "a", "b")
+    added = None
+    with run:
+        for _ in run.frames():
+            streams = run.tally.streams
+            if len(streams) == 2 and added is None:
+                added = run.add(live("c", folder))
+                run.end(0)
+            if added in streams and streams[0].has_ended and opener.opened["a"].closed:
+                assert frame_count(folder / "a.mp4") > 0
+                assert not streams[1].has_ended
+                run.stop()
+    assert added == 2
+    assert run.playlist.failures == {}
+    found, _ = numbers_of(folder)
+    assert set(found) == {"a", "b", "c"}
+    for number, name in enumerate("abc"):
+        lost = run.stats.drops_of(number).get("output", 0)
+        assert frame_count(folder / f"{name}.mp4") == len(found[name]) - lost
+        assert run.tally.streams[number].face_frames == len(found[name])
+
+
+def test_what_was_ended_keeps_nobody_waiting_for_its_connection(tmp_path):
+    folder = tmp_path / "out"
+    run, opener = changing(folder, "a")
+    frames = None
+    with run:
+        for _ in run.frames():
+            if run.tally.frames == 1:
+                assert run.add(live("b", folder, "slow")) == 1
+            if 1 in run.tally.streams:
+                run.end(1)
+            if 1 in run.tally.streams and run.tally.streams[1].has_ended:
+                frames = frames or run.tally.frames
+                if run.tally.frames > frames + 20:
+                    opener.go_on.set()
+                    run.stop()
+    assert opener.opened["b"].closed == 1
+
+
+def test_a_run_that_ends_takes_nothing_in_any_more(tmp_path):
+    folder = tmp_path / "out"
+    run, opener = changing(folder, "a")
+    with run:
+        for _ in run.frames():
+            run.stop()
+            assert run.add(live("b", folder)) is None
+    assert run.add(live("c", folder)) is None
+    assert set(opener.opened) == {"a"}
+
+
+def test_another_thread_can_cancel(tmp_path):
+    folder = tmp_path / "out"
+    run, _ = changing(folder, "a", "b")
+    with pytest.raises(KeyboardInterrupt), run:
+        for _ in run.frames():
+            thread = threading.Thread(target=run.cancel)
+            thread.start()
+            thread.join()
+    assert list(folder.iterdir()) == []
