@@ -156,13 +156,21 @@ class Nodes:
         """What ``--cluster`` takes."""
         return str(self._cluster.address)
 
+    @property
+    def second_id(self) -> str:
+        """What Ray calls the second node."""
+        return str(self._second.node_id)
+
+    def second_processes(self) -> list[int]:
+        """Return all processes of the second node."""
+        started = [each for kind in self._second.all_processes.values() for each in kind]
+        own = [int(each.process.pid) for each in started]
+        return [*(child for pid in own for child in below(pid)), *own]
+
     def kill(self) -> None:
         """End the second node as a power cut would."""
-        for started in self._second.all_processes.values():
-            for each in started:
-                for child in below(each.process.pid):
-                    kill(child)
-                kill(each.process.pid)
+        for process in self.second_processes():
+            kill(process)
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = None
 

@@ -43,6 +43,10 @@ def main(
     """
     cameras = cameras_of(settings)
     how = station_settings(settings)
+    if settings.serve is not None:
+        from streamface.serve.server import need_aiohttp
+
+        need_aiohttp()
     from streamface.fleet import console
     from streamface.fleet.driver import Fleet
     from streamface.fleet.ray_stations import RayCluster
@@ -52,9 +56,6 @@ def main(
         ray = stack.enter_context(RayCluster(cluster, cores=cores, gpus=gpus))
         fleet = Fleet(cameras, ray, how, cores=cores)
         if settings.serve is not None:
-            from streamface.serve.server import need_aiohttp
-
-            need_aiohttp()
             from streamface.fleet.site import serve_fleet
 
             server = stack.enter_context(serve_fleet(fleet, settings.serve, settings.serve_token))

@@ -36,7 +36,7 @@ _BEAT_S: Final = 0.5
 """Between two questions to a station."""
 _LOOK_S: Final = 1.0
 """Between two looks at which machines there are."""
-_SILENT_S: Final = 5.0
+_SILENT_S: Final = 4.0
 """A station that owes an answer for so long is lost."""
 _START_S: Final = 180.0
 """The same before its first answer: kernels may have to be compiled, engines to be built."""
@@ -623,7 +623,11 @@ class Fleet:
         known = {each.name for each in stations}
         left = {machine.key for machine in self._machines if machine.is_draining}
         away = [
-            StationView(name, state="drained" if name in self._drained or key in left else "down")
+            StationView(
+                name,
+                node=key,
+                state="drained" if name in self._drained or key in left else "down",
+            )
             for key, name in self._names.items()
             if name not in known
         ]
@@ -643,6 +647,7 @@ class Fleet:
         return StationView(
             post.name,
             host=post.machine.host,
+            node=post.machine.key,
             state="draining" if post.is_ready and self._is_drained(post) else state,
             cores=post.machine.cores,
             cores_used=report.cores_used,

@@ -21,6 +21,8 @@ class StationView:
 
     name: str
     host: str = ""
+    node: str = ""
+    """What the cluster calls the machine."""
     state: str = "down"
     """starting, up, draining, drained or down."""
     cores: float = 0.0
