@@ -252,17 +252,40 @@ def test_an_overloaded_station_gives_one_camera_away():
     assert {len(stations) for stations in cluster.where().values()} == {1}
 
 
-def test_a_wrong_option_ends_the_fleet():
+def refuse():
+    raise StationLost("no such model", final=ModelError("no such model"))
+
+
+def test_what_is_wrong_on_every_machine_ends_the_fleet():
     cluster = FakeCluster(2)
     made = fleet(cluster, 1)
     made.step()
-
-    def refuse():
-        raise StationLost("no such model", final=ModelError("no such model"))
-
-    cluster.stations[1].poll = refuse
+    for station in cluster.stations:
+        station.poll = refuse
     with pytest.raises(ModelError, match="no such model"):
         made.execute()
+
+
+def test_a_machine_that_cannot_do_it_is_done_without():
+    cluster = FakeCluster(2)
+    made = fleet(cluster, 2)
+    made.step()
+    cluster.stations[0].poll = refuse
+    made.step()
+    cluster.cut_off.add("key0")  # its next stations never begin
+    run(made, cluster, 20)
+    assert set(map(tuple, cluster.where().values())) == {("node1",)}
+
+
+def test_a_machine_of_another_version_that_joins_later_harms_nobody():
+    cluster = FakeCluster(2)
+    late = cluster.alive.pop()
+    made = fleet(cluster, 2)
+    run(made, cluster, 5)
+    cluster.version = "0.0.1"
+    cluster.alive.append(late)
+    run(made, cluster, 30)
+    assert set(map(tuple, cluster.where().values())) == {("node0",)}
 
 
 def test_another_version_is_refused():

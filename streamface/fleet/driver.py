@@ -174,6 +174,8 @@ class Fleet:
         self._duties = 0
         self._starts: Counter[str] = Counter()
         self._failed_starts: dict[str, tuple[int, float]] = {}
+        self._refusals: set[str] = set()
+        """Machines that could not begin."""
         self._looked_s = float("-inf")
         self._began_s = now()
         self._stopped_s: float | None = None
@@ -223,7 +225,7 @@ class Fleet:
         try:
             while not self.step():
                 self._cluster.wait(_TICK_S)
-        except BaseException:
+        except KeyboardInterrupt:
             self._cancel()
             raise
         if not any(camera.frames for camera in self._cameras):
@@ -309,8 +311,9 @@ class Fleet:
         try:
             answer = post.link.poll()
         except StationLost as exc:
-            if exc.final is not None and self._first_ready_s is None:
-                raise exc.final from exc  # a wrong option is wrong everywhere
+            if exc.final is not None:
+                self._refused(post, exc.final, now_s)
+                return
             if exc.crashed:
                 self._suspect(post, str(exc), now_s)
             self._lose(post, str(exc), now_s)
@@ -326,12 +329,19 @@ class Fleet:
         else:
             self._take(post, answer, now_s)
 
+    def _refused(self, post: _Post, error: StreamfaceError, now_s: float) -> None:
+        """Do without a machine that cannot do this. Raises the error where no machine can."""
+        self._refusals.add(post.machine.key)
+        if self._first_ready_s is None and self._refusals >= {m.key for m in self._machines}:
+            raise error
+        self._lose(post, str(error), now_s)
+
     def _welcome(self, post: _Post, hello: Hello, now_s: float) -> None:
         if hello.version != version():
-            raise UsageError(
-                f"{post.name} has streamface {hello.version}, this machine {version()}; "
-                "install one on all"
-            )
+            theirs, ours = hello.version, version()
+            line = f"{post.name} has streamface {theirs}, this machine {ours}; install one on all"
+            self._refused(post, UsageError(line), now_s)
+            return
         for camera in self._cameras:
             camera.files = max(camera.files, hello.taken.get(camera.base, 0))
         post.is_ready, post.ready_s = True, now_s
@@ -502,7 +512,6 @@ class Fleet:
         if camera.is_ordered_off:
             return
         camera.is_ordered_off, camera.ordered_off_s = True, now_s
-        camera.avoid = camera.post.name if camera.post is not None else ""
         self.moves[why] += 1
         camera.moves += 1
 
@@ -552,7 +561,7 @@ class Fleet:
         camera.files += 1
         name = numbered(camera.base, camera.files)
         camera.duty, camera.post = Duty(self._duties, camera.what, name), post
-        camera.began_s, camera.moved_to = now_s, ""
+        camera.began_s, camera.moved_to, camera.avoid = now_s, "", ""
         _log.info("%s begins on %s", camera.name, post.name)
 
     def _wind_up(self, now_s: float) -> None:

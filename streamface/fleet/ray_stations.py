@@ -6,6 +6,8 @@ carries what driver and stations tell each other inside the calls. No frame goes
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
 
     from streamface.fleet.orders import Contract, Hello, Orders, Report
 
-_NO_CLUSTER_S: Final = 15.0
-"""How long nobody may be able to say which nodes live."""
+_log = logging.getLogger(__name__)
+
+_NO_CLUSTER_S: Final = 45.0
+"""How long nobody may be able to say which nodes live; after 60 s Ray ends the process itself."""
+_LOOK_S: Final = 1.0
 _MOST_RESTS_S: Final = 0.25
 
 
@@ -59,20 +64,36 @@ class RayCluster:
         self._links: list[_RayLink] = []
         self._known: list[Machine] = []
         self._asked_s = time.monotonic()
-        self._is_closed = False
+        self._is_closed = self._is_gone = False
+        self._closing = threading.Event()
+        self._look()
+        # A daemon, since Ray waits for a minute, and for nothing, where its head is gone; stations
+        # must be asked meanwhile.
+        self._looking = threading.Thread(
+            target=self._keep_looking, name="streamface-fleet-nodes", daemon=True
+        )
+        self._looking.start()
         self._make = self._ray.remote(max_restarts=0, max_task_retries=0)(Keeper)
 
     def machines(self) -> list[Machine]:
         """Return the nodes that live and have what a station takes."""
-        try:
-            nodes = self._ray.nodes()
-        except Exception as exc:
-            # Its head is away: nothing can be moved, but all that runs goes on meanwhile.
-            if time.monotonic() - self._asked_s > _NO_CLUSTER_S:
-                raise BackendUnavailable(f"the Ray cluster is gone: {first_line(exc)}") from exc
-            return self._known
-        self._asked_s = time.monotonic()
+        # While its head is away nothing can be moved, but all that runs goes on.
+        if time.monotonic() - self._asked_s > _NO_CLUSTER_S:
+            self._is_gone = True
+            raise BackendUnavailable("the Ray cluster is gone: its head does not answer")
+        return self._known
+
+    def _keep_looking(self) -> None:
+        while not self._closing.wait(_LOOK_S):
+            try:
+                self._look()
+            except Exception as exc:  # noqa: BLE001 - Ray has many; the driver learns by the silence
+                _log.debug("Ray does not say which nodes there are: %s", first_line(exc))
+
+    def _look(self) -> None:
+        nodes = self._ray.nodes()
         draining = self._draining()
+        self._asked_s = time.monotonic()
         self._known = [
             Machine(
                 node["NodeID"],
@@ -85,7 +106,6 @@ class RayCluster:
             and node["Resources"].get("CPU", 0) >= (self._cores or 1)
             and node["Resources"].get("GPU", 0) >= self._gpus
         ]
-        return self._known
 
     def _draining(self) -> frozenset[str]:
         """Return the nodes that Ray itself wants to be left: ``ray drain-node``, the autoscaler.
@@ -128,6 +148,10 @@ class RayCluster:
         if self._is_closed:
             return  # Ray would connect anew to be asked
         self._is_closed = True
+        self._closing.set()
+        if self._is_gone:
+            return  # whatever is asked of Ray now waits for its head; actors end with this process
+        self._looking.join(_LOOK_S)
         for link in self._links:
             link.kill()
         self._ray.shutdown()
