@@ -66,7 +66,10 @@ class FakeStation:
         else:
             state = "running" if frames else "opening"
         cost = self.world.costs.get(duty.what.name, 0.2)
-        return DutyReport(duty.number, state, frames=frames, fps=float(FPS), cores=cost)
+        captured = 1 if duty.what.name in self.world.silent else frames
+        return DutyReport(
+            duty.number, state, captured=captured, frames=frames, fps=float(FPS), cores=cost
+        )
 
     def poll(self):
         if self.crash:
@@ -94,7 +97,7 @@ class FakeCluster:
         self.alive = [Machine(f"key{n}", f"node{n}", cores) for n in range(machines)]
         self.stations = []
         self.failures, self.over, self.killers, self.costs = {}, set(), set(), {}
-        self.cut_off = set()
+        self.cut_off, self.silent = set(), set()
         self.taken = {}
         self.files = []
         self.cancelled = []

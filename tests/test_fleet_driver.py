@@ -200,6 +200,22 @@ def test_a_camera_is_given_up_after_the_attempts_that_were_asked_for():
     made.execute()
 
 
+def test_a_camera_whose_last_picture_is_held_is_not_well():
+    cluster = FakeCluster(1)
+    made = fleet(cluster, 2)
+    run(made, cluster, 5)
+    cluster.silent.add("camera1")
+    run(made, cluster, 15)
+    well, silent = made.view.cameras
+    assert (well.state, silent.state) == ("running", "silent")
+    assert not silent.is_well
+    assert silent.fps > 0, "its file goes on"
+    assert made.view.health(lambda: made.view.taken_s) == "degraded"
+    cluster.silent.clear()
+    run(made, cluster, 2)
+    assert made.view.cameras[1].is_well
+
+
 def test_a_fleet_without_a_frame_is_an_error():
     cluster = FakeCluster(1)
     made = fleet(cluster, 2, reconnect=0)

@@ -114,6 +114,7 @@ def test_a_camera_comes_while_others_run_and_joins_them(tmp_path):
         told = it.until(running(1, 2), one, two)
         assert len(it.runs) == 1, "their faces share batches"
         assert told[1].face_frames > 0
+        assert told[1].captured >= told[1].frames
         assert told[1].ages_s
         assert it.opener.opened["c1"].closed == 0, "who was there is not disturbed"
         it.until(lambda told: not told)

@@ -33,7 +33,7 @@ _WIDEST: Final = 120
 _ECHO_COLUMNS: Final = 5
 _COLOURS: Final = {
     "up": "green", "running": "green", "down": "red", "lost": "bold red", "waiting": "yellow",
-    "draining": "yellow", "moving": "yellow",
+    "draining": "yellow", "moving": "yellow", "silent": "red",
 }  # fmt: skip
 
 
@@ -87,12 +87,18 @@ def progress_line(view: FleetView) -> str:
 
 def camera_line(camera: CameraView) -> str:
     """Return one line: where a camera is and how it goes."""
-    if camera.state != "running":
+    if camera.state not in ("running", "silent"):
         return f"{camera.name}: {camera.state}{f' ({camera.reason})' if camera.reason else ''}"
     return (
-        f"{camera.name}: {camera.fps:.1f} fps on {camera.station}, age {_ages(camera)} ms, "
+        f"{camera.name}: {_rate(camera)} on {camera.station}, age {_ages(camera)} ms, "
         f"drops {_drops(camera.drops)}"
     )
+
+
+def _rate(camera: CameraView) -> str:
+    if camera.state == "silent":
+        return f"silent for {camera.silent_s or 0:.0f} s"
+    return f"{camera.fps:.1f} fps"
 
 
 def panel(view: FleetView, *, width: int | None = None) -> RenderableType:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from streamface.errors import SourceError, StreamfaceError, UsageError
 from streamface.fleet.orders import Contract, Duty, DutyReport, Hello, Orders, Report, StationLost
 from streamface.fleet.placement import Balancer, Place, assign
-from streamface.fleet.view import CameraView, FleetView, StationView
+from streamface.fleet.view import SILENT_S, CameraView, FleetView, StationView
 from streamface.records import version
 from streamface.streams import file_names
 
@@ -98,7 +98,8 @@ class _Camera:
     frames_before: int = 0
     face_frames_before: int = 0
     drops_before: Counter[str] = field(default_factory=Counter)
-    frames_grew_s: float | None = None
+    captured_s: float | None = None
+    """When it was last heard that it gave a frame."""
 
     @property
     def name(self) -> str:
@@ -110,8 +111,8 @@ class _Camera:
 
     def take(self, report: DutyReport, now_s: float) -> None:
         """Note what its station says of it."""
-        if report.frames > (self.last.frames if self.last is not None else 0):
-            self.frames_grew_s = now_s
+        if report.captured > (self.last.captured if self.last is not None else 0):
+            self.captured_s = now_s
         self.last = report
         if report.cores is not None:
             self.cores = report.cores
@@ -674,7 +675,9 @@ class Fleet:
             state = "waiting"
         else:
             state = "moving" if camera.is_ordered_off else last.state
-        grew_s = camera.frames_grew_s
+        silent_s = None if camera.captured_s is None else now_s - camera.captured_s
+        if state == "running" and silent_s is not None and silent_s > SILENT_S:
+            state = "silent"
         return CameraView(
             camera.name,
             state=state,
@@ -683,13 +686,13 @@ class Fleet:
             frames=camera.frames,
             face_frames=camera.face_frames_before + last.face_frames,
             faces=last.faces,
-            fps=last.fps if state == "running" else 0.0,
+            fps=last.fps if state in ("running", "silent") else 0.0,
             drops=dict(camera.drops_before + Counter(last.drops)),
             ages_s=last.ages_s,
             recent_ages_s=last.recent_ages_s,
             cores=camera.cores,
             moves=camera.moves,
-            silent_s=None if grew_s is None else now_s - grew_s,
+            silent_s=silent_s,
         )
 
 

@@ -96,6 +96,8 @@ class DutyReport:
     number: int
     state: State
     reason: str = ""
+    captured: int = 0
+    """Frames that the camera gave, not those that stand in for what did not come."""
     frames: int = 0
     face_frames: int = 0
     """Faces summed over frames."""

@@ -332,11 +332,13 @@ class Station:
         tally = run.tally.streams.get(held.lane)
         if tally is None:
             return DutyReport(held.duty.number, held.state)
+        rate = run.playlist.rates.get(held.lane)
         recent_s = tally.ages.percentiles_s(time.monotonic(), PERCENTS)
         whole = (tally.latency.percentile_s(percent) for percent in PERCENTS)
         return DutyReport(
             held.duty.number,
             held.state,
+            captured=rate.frames if rate is not None else 0,
             frames=tally.frames,
             face_frames=tally.face_frames,
             faces=tally.faces_now,

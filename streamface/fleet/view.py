@@ -39,7 +39,8 @@ class CameraView:
 
     name: str
     state: str = "waiting"
-    """waiting, opening, running, moving, ending, ended or lost."""
+    """waiting, opening, running, silent (it gives nothing; its picture is held), moving, ending,
+    ended or lost."""
     station: str = ""
     reason: str = ""
     frames: int = 0
@@ -53,7 +54,7 @@ class CameraView:
     cores: float | None = None
     moves: int = 0
     silent_s: float | None = None
-    """Since a new frame was heard of; None: there was none yet."""
+    """Since it was heard to give a frame; None: there was none yet."""
 
     @property
     def is_well(self) -> bool:
