@@ -3,10 +3,11 @@
     nice python tools/chaos_fleet.py --rounds 3 --json -
 
 Two Ray nodes of one core on the loopback of this machine run four cameras, which are the demo
-played as if it were live. In each round all cameras are drained to the second node, which is then
-killed (every process of it, at once) or frozen (likewise, so that no connection breaks), and the
-time is taken until every camera gives frames on the other node. At last the driver is killed; every
-file that has a name must be whole, and no station may live. Linux only: it looks into /proc.
+played as if it were live, again and again. In each round all cameras are drained to the second
+node, which is then killed (every process of it, at once) or frozen (likewise, so that no connection
+breaks), and the time is taken until every camera gives frames on the other node. At last the driver
+is killed; every file that has a name must be whole, and no station may live. Linux only: it looks
+into /proc.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _CAMERAS: Final = 4
 _WAIT_S: Final = 120.0
+_REPEATS: Final = 100
 _AWAY_S: Final = 10.0
 """Longer than this no camera of a dead machine may be away."""
 
@@ -47,8 +49,9 @@ class Fleet:
     def __init__(self, address: str, folder: Path) -> None:
         self.output = folder / "out"
         self.log = folder / "log"
-        listed = folder / "cameras.streams"
-        listed.write_text("".join(f"camera{n} = demo\n" for n in range(_CAMERAS)))
+        listed, clip = folder / "cameras.streams", folder / "long.mp4"
+        make_clip(clip)
+        listed.write_text("".join(f"camera{n} = {clip}\n" for n in range(_CAMERAS)))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -57,7 +60,8 @@ class Fleet:
                     "--segment", "5s", "--preset", "ultrafast", "--threads", "1", "--serve", "0",
                     "--no-progress",
                 ],
-                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=log, stderr=log, cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
         self._url = ""
 
@@ -82,6 +86,34 @@ class Fleet:
             if self.process.poll() is not None or time.monotonic() - began_s > _WAIT_S:
                 raise FleetChaosError(f"{what}: it did not come to it; the log is {self.log}")
             time.sleep(0.03)
+
+
+def make_clip(path: Path) -> None:
+    """Write what every camera shows: the demo, again and again."""
+    import av
+
+    once = path.with_name("once.mp4")
+    subprocess.run(
+        [sys.executable, "-m", "streamface", "run", "--source", "demo", "--tasks", "emotion",
+         "--preset", "ultrafast", "--quiet", "--output", str(once)],
+        check=True, cwd=path.parent, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    shift = 0
+    with av.open(str(path), "w") as long:
+        stream = None
+        for _ in range(_REPEATS):
+            end = shift
+            with av.open(str(once)) as short:
+                source = short.streams.video[0]
+                stream = stream or long.add_stream_from_template(source)
+                for packet in short.demux(source):
+                    if packet.dts is None or packet.pts is None:
+                        continue
+                    packet.dts, packet.pts = packet.dts + shift, packet.pts + shift
+                    end = max(end, packet.pts + (packet.duration or 1))
+                    packet.stream = stream
+                    long.mux(packet)
+            shift = end
 
 
 def up(view: Any) -> list[str]:

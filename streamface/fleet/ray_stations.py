@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _NO_CLUSTER_S: Final = 45.0
 """How long nobody may be able to say which nodes live; after 60 s Ray ends the process itself."""
+_HEAD_S: Final = 5.0
+"""A head that did not answer for so long is not asked to end stations."""
 _LOOK_S: Final = 1.0
 _MOST_RESTS_S: Final = 0.25
 
@@ -149,7 +151,7 @@ class RayCluster:
             return  # Ray would connect anew to be asked
         self._is_closed = True
         self._closing.set()
-        if self._is_gone:
+        if self._is_gone or time.monotonic() - self._asked_s > _HEAD_S:
             return  # whatever is asked of Ray now waits for its head; actors end with this process
         self._looking.join(_LOOK_S)
         for link in self._links:
