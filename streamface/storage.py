@@ -95,6 +95,10 @@ class Patience:
             yield whole_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
+LASTING: Final = Patience(attempts=12)
+"""For what much work went into already: a store may be away for a minute."""
+
+
 class NothingThere(SourceError):  # noqa: N818 - a state, not a fault
     """A store holds nothing at a location."""
 

@@ -347,14 +347,31 @@ def test_a_lease_that_somebody_else_took_is_lost(s3, monkeypatch):
     assert json.loads(get(LEASE))["mark"] == "another"
 
 
-def test_a_lease_that_cannot_be_renewed_is_given_up_before_others_may_take_it(s3, monkeypatch):
+def test_who_could_not_renew_in_time_looks_before_anything_is_written(s3, monkeypatch):
     lease = Lease(LEASE, OUT)
     lease.take()
-    lease._renewed_s -= leases._LOST_S + 1
-    with pytest.raises(SinkError, match="could not be reached"):
-        lease.check()
+    lease._renewed_s -= leases._STALE_S + 1
+    waited = []
+    lease.check(waited.append)  # nobody took it meanwhile
+    assert waited
+    assert leases._STALE_S < leases.PATIENCE_S
+    lease._renewed_s -= leases._STALE_S + 1
+    left_by(mark="another")
+    with pytest.raises(SinkError, match="has taken over"):
+        lease.check(waited.append)
     lease.free()
-    assert leases._LOST_S < leases.PATIENCE_S
+
+
+def test_a_store_that_is_away_is_not_written_to(s3):
+    lease = Lease(LEASE, OUT)
+    lease.take()
+    lease._renewed_s -= leases._STALE_S + 1
+    s3.add(*[500] * 8)
+    with pytest.raises(SinkError, match="cannot be reached, so that another batch may"):
+        lease.check(lambda _: None)
+    s3._next.clear()
+    lease.check(lambda _: None)  # it is back, and still ours
+    lease.free()
 
 
 # -- the journal

@@ -15,7 +15,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from streamface.atomic import sink_error
-from streamface.storage import NothingThere, opened, store_for, under
+from streamface.storage import LASTING, NothingThere, opened, store_for, under
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -143,7 +143,7 @@ class StoreJournal:
     ) -> None:
         """is_ours: raises SinkError where somebody else has taken over."""
         self._folder = folder
-        self._store = store_for(folder)
+        self._store = store_for(folder, LASTING)
         self._is_ours = is_ours
         self._found = self._pieces()
         self._session = 1 + max((_session_of(each) for each in self._found), default=0)

@@ -2,8 +2,8 @@
 
 The lease is a small object that its holder writes anew every few seconds. It is free for others
 once it has stayed the same for half a minute by their own clock, or at once if its holder was a
-process of this machine that is gone. A holder that finds another one's lease in its place, or could
-not renew its own in time, has lost it and must write nothing more.
+process of this machine that is gone. A holder that finds another one's lease in its place has lost
+it and must write nothing more; one that could not renew its own in time must look first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from streamface.errors import SinkError, SourceError, UsageError
 from streamface.sources import redacted
-from streamface.storage import NothingThere, opened, store_for
+from streamface.storage import NothingThere, Patience, store_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,10 @@ _log = logging.getLogger(__name__)
 _RENEW_S: Final = 5.0
 PATIENCE_S: Final = 30.0
 """For so long a lease must stay the same before another takes it."""
-_LOST_S: Final = PATIENCE_S - 2 * _RENEW_S
-"""After so long without a renewal the holder gives up, well before others may begin."""
+_STALE_S: Final = PATIENCE_S - 2 * _RENEW_S
+"""After so long without a renewal the holder is in doubt, well before others may begin."""
+_HASTE: Final = Patience(attempts=2, timeout_s=_RENEW_S)
+"""A renewal that takes long is none."""
 _LOOK_S: Final = 1.0
 
 
@@ -66,7 +68,8 @@ class Lease:
         self.was_taken_over = False
         """Whether another holder left it without a word."""
         self._location, self._name = location, name
-        self._store = store_for(location)
+        self._store = store_for(location, _HASTE)
+        self._writing = threading.Lock()
         self._holder = Holder.here()
         self._beats = 0
         self._renewed_s = 0.0
@@ -119,7 +122,7 @@ class Lease:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            with opened(self._location) as file:
+            with self._store.open(self._location) as file:
                 data = file.read()
         except NothingThere:
             return None
@@ -149,20 +152,35 @@ class Lease:
     def _renew(self) -> None:
         while not self._over.wait(_RENEW_S):
             try:
-                if self._held_by() != self._holder.mark:
-                    self._lost = f"another batch has taken over {redacted(self._name)}"
-                    return
-                self._write()
+                self._renew_once()
             except (SourceError, SinkError) as exc:
                 _log.debug("lease: %s", exc)
+            if self._lost:
+                return
 
-    def check(self) -> None:
-        """Raise SinkError where the lease is lost."""
-        if not self._lost and time.monotonic() - self._renewed_s > _LOST_S:
-            self._lost = (
-                f"{redacted(self._name)} could not be reached for {_LOST_S:g} s, so that another "
-                "batch may have taken it over; run this one again"
-            )
+    def _renew_once(self) -> None:
+        with self._writing:
+            if self._held_by() == self._holder.mark:
+                self._write()
+            else:
+                self._lost = f"another batch has taken over {redacted(self._name)}"
+
+    def check(self, wait: Callable[[float], Any] = time.sleep) -> None:
+        """Raise SinkError where the lease is lost, or where the store does not say.
+
+        After a while without a renewal that is found out now: whoever took it would have written
+        theirs, and looks whether it stays. wait: is given how long.
+        """
+        if not self._lost and time.monotonic() - self._renewed_s > _STALE_S:
+            try:
+                self._renew_once()
+                wait(2 * _LOOK_S)
+                self._renew_once()
+            except (SourceError, SinkError) as exc:
+                raise SinkError(
+                    f"{redacted(self._name)} cannot be reached, so that another batch may take it "
+                    f"over; run this one again ({exc})"
+                ) from exc
         if self._lost:
             raise SinkError(self._lost)
 

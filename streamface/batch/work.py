@@ -27,7 +27,7 @@ from streamface.errors import (
 )
 from streamface.locks import FileLock
 from streamface.sources import redacted
-from streamface.storage import scheme_of, store_for
+from streamface.storage import LASTING, scheme_of, store_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -214,7 +214,7 @@ class Work:
         )
 
     def _publish(self, made: Mapping[str, Path], targets: Mapping[str, str]) -> dict[str, int]:
-        store = store_for(self._options.output)
+        store = store_for(self._options.output, LASTING)
         sizes = {targets[kind]: path.stat().st_size for kind, path in made.items()}
         for kind, path in made.items():
             store.publish(path, targets[kind], overwrite=True)
