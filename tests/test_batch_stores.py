@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -289,6 +290,21 @@ def test_two_batches_on_one_bucket_refuse_each_other(source, monkeypatch, capfd)
     assert "another batch is at work on s3://lab/out" in said
     assert f"process {os.getpid()}" in said
     assert not {name for name in stored() if name.endswith(".jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("s3://nowhere/out", r"cannot write s3://nowhere/out/.*lease.json: "),
+        ("s3://lab/denied", r"cannot (read|write) s3://lab/denied/.*lease.json: access is denied"),
+    ],
+)
+def test_a_bucket_that_cannot_be_written_is_called_so(source, s3, capfd, output, said):
+    if "denied" in output:
+        s3.add(404, 403)
+    assert cli.main(["batch", source, "--output", output, "--no-video", *QUIET]) == 1
+    (line,) = (each for each in capfd.readouterr().err.splitlines() if "error" in each)
+    assert re.search(said, line), line
 
 
 # -- the lease

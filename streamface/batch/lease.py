@@ -89,9 +89,12 @@ class Lease:
         try:
             self._write(overwrite=found is not None)
         except SinkError:
-            # Somebody was faster; or our own first try had come through, though it failed.
-            if self._held_by() != self._holder.mark:
-                raise self._taken(self._read()) from None
+            now = self._read()
+            if now is None:  # nobody was faster: it cannot be written
+                raise
+            # Else our own first try had come through, though it failed.
+            if now.get("mark") != self._holder.mark:
+                raise self._taken(now) from None
         if found is not None:
             # Others may have waited beside us: of those that write, the last one has it.
             wait(2 * _LOOK_S)
