@@ -4,6 +4,7 @@
     python tools/bench.py stages --source CLIP      where the time goes, stage by stage
     python tools/bench.py kernels                   each Numba kernel against the OpenCV road
     python tools/bench.py live --source CLIP        age of frames, drops and growth of live streams
+    python tools/bench.py page --source CLIP        what viewers of the page cost a live run
     python tools/bench.py batch --source DIR        `streamface batch`: speed-up, and its own cost
 
 ``cost`` starts whole processes, `streamface run` and a bare PyAV transcode (same decoder threads,
@@ -17,6 +18,10 @@ own. The age of a frame reaches from its capture until it is handed out, or writ
 ``--write``; times to the first frame count from the start of the process. ``start`` is a moment
 after that, when all is loaded, so what differs at the ``end`` has grown.
 
+``page`` plays CLIP to `--serve` and opens that many pages' sockets, each of which takes every
+picture that it can. ``cpu_share`` is of one core and of the whole process, so the cost of viewers
+is what it grows by; ``age_ms`` is from a frame's capture until it is sent. CLIP must last for all.
+
 ``batch`` times whole batches with each number of workers, each worker held to one core, from the
 beginning of the command's work to the last file. ``overhead_ms_per_file``, ``driver_rss_mb`` and
 ``first_start_s`` come from batches over empty files whose workers do nothing: the wall time a file,
@@ -27,15 +32,18 @@ worker included. ``--cluster`` does all of it on a Ray cluster.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -285,6 +293,85 @@ def held() -> Report:
         report["rss_mb"] = round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
         report["descriptors"] = len(list((proc / "fd").iterdir()))
     return report
+
+
+def page(arguments: argparse.Namespace) -> Report:
+    """Return what viewers of the page cost the run, and how old their pictures are when sent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "streamface", "run", "--source", arguments.source, "--simulate-live",
+        "--serve", f"127.0.0.1:{port}", "--quiet", *arguments.extra,
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    run = subprocess.Popen(command)
+    try:
+        _wait_for_page(run, url)
+        time.sleep(3)  # kernels are compiled and caches are warm
+        found = {
+            str(count): asyncio.run(_watch(run.pid, url, count, arguments.seconds))
+            for count in arguments.viewers
+        }
+        if run.poll() is not None:
+            raise RuntimeError("the clip ended before all was measured; take a longer one")
+    finally:
+        run.terminate()
+        run.wait()
+    return {"clip": Path(arguments.source).name, "seconds": arguments.seconds, "viewers": found}
+
+
+def _wait_for_page(run: subprocess.Popen[bytes], url: str) -> None:
+    until_s = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/healthz", timeout=2):  # noqa: S310 - ours
+                return
+        except OSError:
+            if time.monotonic() > until_s or run.poll() is not None:
+                raise
+            time.sleep(0.1)
+
+
+async def _watch(pid: int, url: str, viewers: int, seconds: float) -> Report:
+    """Have that many pages open for so long, which draw at once; return what came of it."""
+    import aiohttp
+
+    ages_ms: list[float] = []
+
+    async def view(session: aiohttp.ClientSession) -> None:
+        async with session.ws_connect(f"{url}/live", max_msg_size=0) as page:
+            for _ in range(2):  # as the page does
+                await page.send_str('{"drew": 0}')
+            async for message in page:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    length = int.from_bytes(message.data[:4], "big")
+                    head = json.loads(message.data[4 : 4 + length])
+                    ages_ms.append(head["age_ms"])
+                    await page.send_str(json.dumps({"drew": head["number"]}))
+
+    async with aiohttp.ClientSession() as session:
+        tasks = [asyncio.create_task(view(session)) for _ in range(viewers)]
+        await asyncio.sleep(1)
+        ages_ms.clear()
+        began_s, cpu_s = time.perf_counter(), cpu_seconds(pid)
+        await asyncio.sleep(seconds)
+        took_s = time.perf_counter() - began_s
+        report: Report = {"cpu_share": round((cpu_seconds(pid) - cpu_s) / took_s, 4)}
+        if viewers:
+            ages = sorted(ages_ms)
+            report["pictures_per_s"] = round(len(ages) / viewers / took_s, 1)
+            report["age_ms"] = {f"p{p}": ages[len(ages) * p // 100] for p in (50, 95, 99)}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return report
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process so far, from /proc: Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def batch(arguments: argparse.Namespace) -> Report:
@@ -579,12 +666,10 @@ def _add_live(commands: Any) -> None:
         sub.add_argument("--began", type=float, default=0.0, help=argparse.SUPPRESS)
 
 
-def main() -> int:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_live(commands)
-    works = (("cost", cost), ("stages", stages), ("kernels", kernels), ("batch", batch))
+def _add_others(commands: Any) -> None:
+    works = (
+        ("cost", cost), ("stages", stages), ("kernels", kernels), ("batch", batch), ("page", page)
+    )  # fmt: skip
     for name, work in works:
         sub = commands.add_parser(name, help=work.__doc__)
         sub.set_defaults(work=work)
@@ -597,9 +682,20 @@ def main() -> int:
             sub.add_argument("--workers", type=whole_numbers, default=[1, 2], metavar="N,N")
             sub.add_argument("--files", type=whole_numbers, default=[1000, 10_000], metavar="N,N")
             sub.add_argument("--cluster", metavar="ADDRESS")
+        elif name == "page":
+            sub.add_argument("--viewers", type=whole_numbers, default=[0, 1, 10], metavar="N,N")
+            sub.add_argument("--seconds", type=float, default=15.0, metavar="S")
         else:
             sub.add_argument("--runs", type=int, default=3)
         sub.add_argument("extra", nargs="*", help="after --: further options of `streamface run`")
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_live(commands)
+    _add_others(commands)
     bare = commands.add_parser("bare", help="the bare transcode that `cost` compares with")
     bare.add_argument("--source", required=True)
     bare.add_argument("--target", required=True)
