@@ -536,6 +536,8 @@ class _Trouble:
 
 _ABSENT: Final = _Trouble("there is nothing of that name", may_pass=False)
 _DENIED: Final = _Trouble("access is denied; check the store's credentials", may_pass=False)
+_TAKEN: Final = _Trouble("another file appeared there meanwhile", may_pass=False)
+_KINDS: Final = {FileNotFoundError: _ABSENT, FileExistsError: _TAKEN, PermissionError: _DENIED}
 _CUT: Final = _Trouble("the connection was cut", may_pass=True)
 _SLOW: Final = _Trouble("no answer in time", may_pass=True)
 
@@ -552,13 +554,14 @@ def _judge(exc: BaseException) -> _Trouble:
     root = chain[-1]
     if any("Timeout" in kind for kind in kinds):
         return _SLOW
-    if isinstance(root, FileNotFoundError):
-        return _ABSENT
-    if isinstance(root, PermissionError) or any("Credentials" in kind for kind in kinds):
+    for kind, trouble in _KINDS.items():
+        if isinstance(root, kind):
+            return trouble
+    if any("Credentials" in kind for kind in kinds):
         return _DENIED
     text = _SECRET.sub(r"\1=***", " ".join(str(root).split()))
     text = re.sub(r"[a-z0-9]+://\S+", lambda match: redacted(match[0]), text)
-    return _Trouble(text or type(root).__name__, may_pass=not isinstance(root, FileExistsError))
+    return _Trouble(text or type(root).__name__, may_pass=True)
 
 
 def _judge_status(status: int) -> _Trouble:
@@ -567,7 +570,7 @@ def _judge_status(status: int) -> _Trouble:
     if status in {401, 403}:
         return _DENIED
     if status in {409, 412}:
-        return _Trouble("another file appeared there meanwhile", may_pass=False)
+        return _TAKEN
     return _Trouble(f"the store answered {status}", may_pass=status >= 500 or status in {408, 429})
 
 

@@ -388,3 +388,10 @@ def test_a_prefix_without_videos_says_so(s3, tmp_path):
         find_inputs("s3://lab/in/")
     with pytest.raises(SourceError, match="does not exist, or holds nothing"):
         find_inputs("s3://lab/nowhere/")
+
+
+def test_a_name_that_is_taken_is_called_so_whatever_library_says_it():
+    """Azure's raises FileExistsError with nothing but the name."""
+    trouble = storage._judge(FileExistsError("a.mp4"))
+    assert (trouble.reason, trouble.may_pass) == ("another file appeared there meanwhile", False)
+    assert storage._judge_status(412) == trouble

@@ -106,7 +106,9 @@ class Lease:
         holder = _holder(found)
         if holder is not None and holder.is_gone:
             return
-        _log.info("%s was at work by another batch; seeing whether it still is", self._name)
+        _log.info(
+            "another batch was at work on %s; seeing whether it still is", redacted(self._name)
+        )
         until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             wait(_LOOK_S)
