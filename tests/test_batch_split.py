@@ -237,6 +237,20 @@ def test_a_segment_that_kills_its_workers_sets_the_file_aside_and_others_are_don
     assert not Path("out/a.mp4").exists()
 
 
+def test_steps_that_wait_to_be_tried_again_end_with_what_they_are_part_of(monkeypatch):
+    monkeypatch.setattr(driver, "_FIRST_WAIT_S", 0.2)
+
+    def odd(task):
+        if task.step is None or task.step.what != "find":
+            return None
+        kind = "source" if task.step.number == 0 else "split"
+        return TaskResult(task=task, kind=kind, line="the pictures differ")
+
+    batch, did, _ = do(options(), odd)
+    assert (batch.tally.done, batch.tally.retried) == (1, 1)
+    assert [what for _, what in did] == ["whole", "find", "find", "whole"]
+
+
 def test_a_segment_that_fails_once_is_tried_again():
     failed = []
 

@@ -345,9 +345,15 @@ class Batch:
 
     def _do_whole(self, result: TaskResult) -> None:
         """Begin a file anew that cannot be joined from its segments."""
-        task = self._long.pop(result.task.key).task
+        task = self._end_steps(result.task.key).task
         _log.warning("%s: done whole, not in segments: %s", redacted(task.source), result.line)
         heapq.heappush(self._again, (0.0, next(self._order), replace(task, cut=None)))
+
+    def _end_steps(self, key: str) -> LongFile:
+        """Have no further step of a file done; what comes of those under way counts for nothing."""
+        self._again = [each for each in self._again if each[2].key != key]
+        heapq.heapify(self._again)
+        return self._long.pop(key)
 
     def _retry_or_close(self, result: TaskResult, again: Task, *, more: bool) -> None:
         if not more:
@@ -363,14 +369,11 @@ class Batch:
 
     def _close(self, result: TaskResult, status: str) -> None:
         """Note what became of a file for good."""
-        long = self._long.pop(result.task.key, None)
-        if long is not None:
+        if result.task.key in self._long:
+            long = self._end_steps(result.task.key)
             self.tally.split += status == DONE
             seconds = time.monotonic() - long.began_s
             result = replace(result, task=long.task, seconds=seconds)
-            # Its other steps came to an end, or will come to nothing.
-            self._again = [each for each in self._again if each[2].key != long.task.key]
-            heapq.heapify(self._again)
         self.manifest.finish(result, status)
         tally = self.tally
         tally.bytes_over += result.task.size_bytes
