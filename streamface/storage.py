@@ -612,9 +612,10 @@ def _file_system(location: str, scheme: str, patience: Patience) -> Any:
 
         __import__(package)
     except ImportError as exc:
+        extra = "s3" if package == "s3fs" else "cloud"
         raise UsageError(
             f"{scheme}:// needs {getattr(exc, 'name', None) or package}; "
-            "run pip install 'streamface[cloud]'"
+            f"run pip install 'streamface[{extra}]'"
         ) from exc
     options = _connection_options(package, patience.timeout_s)
     try:

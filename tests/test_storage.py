@@ -192,7 +192,7 @@ def test_a_scheme_that_nobody_knows_and_a_package_that_is_missing_are_named(monk
     with pytest.raises(UsageError, match="cannot list or write ftp:// locations"):
         store_for("ftp://host/a.mp4")
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(UsageError, match=r"s3:// needs .*pip install 'streamface\[cloud\]'"):
+    with pytest.raises(UsageError, match=r"s3:// needs .*pip install 'streamface\[s3\]'"):
         store_for("s3://bucket/a.mp4")
 
 
