@@ -237,6 +237,25 @@ def test_a_segment_that_kills_its_workers_sets_the_file_aside_and_others_are_don
     assert not Path("out/a.mp4").exists()
 
 
+def test_who_dies_after_joining_is_followed_by_one_who_joins_again(place):
+    """Its outputs stand, but nobody knows: the segments must still be there."""
+    work, died = Work(options(), str(place)), []
+
+    def die(task):
+        if task.step is None or task.step.what != "join" or died:
+            return None
+        assert work(task).kind is None
+        died.append(task)
+        return TaskResult(task=task, kind="crashed", line="its worker died")
+
+    with closing(work):
+        batch, _, _ = do(options(), die)
+    assert died
+    assert (batch.tally.done, batch.tally.failed) == (1, 0)
+    assert_same("out/a.mp4", by_run())
+    assert parts() == []
+
+
 def test_steps_that_wait_to_be_tried_again_end_with_what_they_are_part_of(monkeypatch):
     monkeypatch.setattr(driver, "_FIRST_WAIT_S", 0.2)
 

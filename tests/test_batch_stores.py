@@ -307,6 +307,14 @@ def test_a_bucket_that_cannot_be_written_is_called_so(source, s3, capfd, output,
     assert re.search(said, line), line
 
 
+def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(s3):
+    for name in ("gone/a", "gone/b/c", "gonelike/d", "kept"):
+        put(f"{OUT}/{name}", b"1")
+    store_for(OUT).delete_folder(f"{OUT}/gone")
+    store_for(OUT).delete_folder(f"{OUT}/never")
+    assert stored() == {"gonelike/d", "kept"}
+
+
 # -- the lease
 
 

@@ -89,7 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _split(text: str) -> float | str:
-    return text if text in {"auto", "never"} else float(text)
+    from argparse import ArgumentTypeError
+
+    try:
+        return text if text in {"auto", "never"} else float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"auto, never or seconds are meant, not '{text}'") from None
 
 
 def main(arguments: argparse.Namespace, how: Settings, watch: Callable[[Any], None]) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from streamface.batch.home import parts_folder, sweep, workshop_root
+from streamface.batch.home import parts_folder, parts_of, sweep, workshop_root
 from streamface.batch.job import AUTO, NEVER, Auto, Task, TaskResult
 from streamface.batch.listing import Found, find, targets_of
 from streamface.batch.manifest import DONE, FAILED, SET_ASIDE
@@ -134,17 +134,20 @@ class Batch:
                 result = self.executor.next(0.0) if self._under_way else None
             self.manifest.flush()
         if self._is_over() and not tally.failed and self.options.split != NEVER:
-            self._remove_parts()
+            self._remove(parts_folder(self.options.output))
         tally.ended_s = time.monotonic()
         return tally
 
-    def _remove_parts(self) -> None:
-        """Remove segments that were left of files which are done by now."""
-        folder = parts_folder(self.options.output)
+    def _remove(self, folder: str) -> None:
+        """Remove segments of files that are done.
+
+        Not before that is known here: a worker that died after it had joined them must find them
+        again.
+        """
         try:
             store_for(folder).delete_folder(folder)
         except (SourceError, SinkError) as exc:
-            _log.debug("%s", exc)  # the next batch tries again
+            _log.debug("%s", exc)  # tried again when all is done
 
     def stop(self) -> None:
         """Begin nothing more; what is under way is finished. Signal-safe."""
@@ -369,12 +372,16 @@ class Batch:
 
     def _close(self, result: TaskResult, status: str) -> None:
         """Note what became of a file for good."""
-        if result.task.key in self._long:
-            long = self._end_steps(result.task.key)
+        long = self._long.get(result.task.key)
+        if long is not None:
+            self._end_steps(result.task.key)
             self.tally.split += status == DONE
             seconds = time.monotonic() - long.began_s
             result = replace(result, task=long.task, seconds=seconds)
         self.manifest.finish(result, status)
+        if long is not None and status == DONE:
+            self.manifest.flush()
+            self._remove(parts_of(long.task.key, self.options.output))
         tally = self.tally
         tally.bytes_over += result.task.size_bytes
         if status == DONE:

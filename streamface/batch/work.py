@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streamface.atomic import sink_error
-from streamface.batch.home import in_store, make_private, parts_of, sweep, workshop_root
+from streamface.batch.home import in_store, make_private, sweep, workshop_root
 from streamface.batch.job import VIDEO, TaskResult
 from streamface.errors import (
     ModelError,
@@ -183,8 +183,6 @@ class Work:
             plan = replace(step.plan, settings=self._settings(task, made))
             joined = join(plan, step.stitched, step.drawn, step.folder)
             sizes = self._publish(made, task.targets)
-        folder = parts_of(task.key, self._options.output)
-        store_for(folder).delete_folder(folder)
         return TaskResult(
             task=task,
             frames=joined.frames,
