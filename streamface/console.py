@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections import deque
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console, Group
@@ -20,6 +21,8 @@ from streamface.push import shown
 from streamface.settings import several
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from rich.console import RenderableType
 
     from streamface.app import Run
@@ -78,17 +81,59 @@ class Rates:
 def watch(run: Run, *, live: bool = True) -> None:
     """Execute ``run`` with a live panel on a terminal, with log lines elsewhere; then sum up."""
     console = Console(stderr=True)
-    # isatty besides: FORCE_COLOR makes Rich call a log file a terminal.
-    capable = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
-    if live and capable and not _shares_terminal(run):
+    if live and _is_capable(console) and not _shares_terminal(run):
         _watch_panel(run, console)
     else:
         _watch_log(run)
     for warning in run.warnings:
         _log.warning("%s", warning)
-    console.print(
-        "\n".join(summary(run)), markup=False, highlight=False, soft_wrap=True, emoji=False
-    )
+    print_lines(summary(run))
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print plain lines on stderr."""
+    console = Console(stderr=True)
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True, emoji=False)
+
+
+@contextmanager
+def shown_meanwhile(
+    panel: Callable[[int], RenderableType], tell: Callable[[], None], *, live: bool, name: str
+) -> Iterator[None]:
+    """Show how something is going while the block runs: a panel on a terminal, else log lines.
+
+    panel: is given how many columns it may have. tell: logs lines, every ten seconds. name: of
+    the thread that has it do so.
+    """
+    console = Console(stderr=True)
+    if live and _is_capable(console):
+        with Live(
+            get_renderable=lambda: panel(console.width - _ECHO_COLUMNS),
+            console=console,
+            refresh_per_second=_REFRESH_HZ,
+            transient=True,
+        ):
+            yield
+        return
+    over = threading.Event()
+
+    def keep_telling() -> None:
+        while not over.wait(_LOG_EVERY_S):
+            tell()
+
+    thread = threading.Thread(target=keep_telling, name=name)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _is_capable(console: Console) -> bool:
+    """Whether stderr can show a panel."""
+    # isatty besides: FORCE_COLOR makes Rich call a log file a terminal.
+    return sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 def _shares_terminal(run: Run) -> bool:

@@ -174,6 +174,7 @@ def run(
     """Run a batch and return what came of it, as JSON has it. Raises StreamfaceError."""
     from streamface.batch import console
     from streamface.batch.driver import Batch
+    from streamface.console import print_lines
 
     _check(options)
     with ExitStack() as stack:
@@ -193,7 +194,7 @@ def run(
         manifest.compact()
         table = manifest.export(options.output)
         if not quiet:
-            console.print_lines(console.summary(batch, table, retry))
+            print_lines(console.summary(batch, table, retry))
         return _report(batch, executor, table)
 
 

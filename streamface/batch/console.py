@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from streamface.batch.listing import find
-from streamface.console import clock, shortened
+from streamface.console import clock, shortened, shown_meanwhile
 from streamface.sources import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from rich.console import RenderableType
 
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_REFRESH_HZ: Final = 4
-_LOG_EVERY_S: Final = 10.0
 _MOST_ROWS: Final = 16
 _MOST_NAMED: Final = 20
 _WIDEST: Final = 110
@@ -89,35 +84,14 @@ def described(result: TaskResult) -> str:
     return result.line if where in result.line else f"{where}: {result.line}"
 
 
-@contextmanager
-def watching(batch: Batch, census: Census, *, live: bool) -> Iterator[None]:
+def watching(batch: Batch, census: Census, *, live: bool) -> AbstractContextManager[None]:
     """Show how a batch is going while it is executed: a panel on a terminal, else log lines."""
-    console = Console(stderr=True)
-    capable = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
-    if live and capable:
-        with Live(
-            get_renderable=lambda: panel(batch, census, width=min(console.width - 1, _WIDEST)),
-            console=console,
-            refresh_per_second=_REFRESH_HZ,
-            transient=True,
-        ):
-            yield
-        return
-    over = threading.Event()
-    thread = threading.Thread(
-        target=_log_progress, args=(batch, census, over), name="streamface-batch-progress"
+    return shown_meanwhile(
+        lambda width: panel(batch, census, width=min(width, _WIDEST)),
+        lambda: _log.info("%s", progress_line(batch.tally, census)),
+        live=live,
+        name="streamface-batch-progress",
     )
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def _log_progress(batch: Batch, census: Census, over: threading.Event) -> None:
-    while not over.wait(_LOG_EVERY_S):
-        _log.info("%s", progress_line(batch.tally, census))
 
 
 def progress_line(tally: BatchTally, census: Census) -> str:
@@ -217,9 +191,3 @@ def summary(batch: Batch, manifest: str, retry: str) -> list[str]:
             lines.append(f"  and {tally.failed - _MOST_NAMED} more, in the manifest")
         lines.append(f"to try just these again: {retry}")
     return lines
-
-
-def print_lines(lines: list[str]) -> None:
-    """Print plain lines on stderr."""
-    console = Console(stderr=True)
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True, emoji=False)

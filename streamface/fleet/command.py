@@ -47,6 +47,7 @@ def main(
         from streamface.serve.server import need_aiohttp
 
         need_aiohttp()
+    from streamface.console import print_lines
     from streamface.fleet import console
     from streamface.fleet.driver import Fleet
     from streamface.fleet.ray_stations import RayCluster
@@ -64,7 +65,7 @@ def main(
         with nullcontext() if quiet else console.watching(fleet, live=live):
             fleet.execute()
         if not quiet:
-            console.print_lines(console.summary(fleet))
+            print_lines(console.summary(fleet))
     return PARTIAL if fleet.lost else DONE
 
 

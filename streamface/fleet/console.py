@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from streamface.console import clock, shortened
+from streamface.console import clock, shortened, shown_meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from rich.console import RenderableType
 
@@ -26,51 +23,28 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_REFRESH_HZ: Final = 4
-_LOG_EVERY_S: Final = 10.0
 _MOST_ROWS: Final = 40
 _WIDEST: Final = 120
-_ECHO_COLUMNS: Final = 5
 _COLOURS: Final = {
     "up": "green", "running": "green", "down": "red", "lost": "bold red", "waiting": "yellow",
     "draining": "yellow", "moving": "yellow", "silent": "red",
 }  # fmt: skip
 
 
-@contextmanager
-def watching(fleet: Fleet, *, live: bool) -> Iterator[None]:
+def watching(fleet: Fleet, *, live: bool) -> AbstractContextManager[None]:
     """Show how a fleet is going while it is executed: a panel on a terminal, else log lines."""
-    console = Console(stderr=True)
-    capable = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
-    if live and capable:
-        with Live(
-            get_renderable=lambda: panel(
-                fleet.view, width=min(console.width - _ECHO_COLUMNS, _WIDEST)
-            ),
-            console=console,
-            refresh_per_second=_REFRESH_HZ,
-            transient=True,
-        ):
-            yield
-        return
-    over = threading.Event()
-    thread = threading.Thread(
-        target=_log_progress, args=(fleet, over), name="streamface-fleet-progress"
+    return shown_meanwhile(
+        lambda width: panel(fleet.view, width=min(width, _WIDEST)),
+        lambda: _tell(fleet.view),
+        live=live,
+        name="streamface-fleet-progress",
     )
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
-def _log_progress(fleet: Fleet, over: threading.Event) -> None:
-    while not over.wait(_LOG_EVERY_S):
-        view = fleet.view
-        _log.info("%s", progress_line(view))
-        for camera in view.cameras:
-            _log.info("%s", camera_line(camera))
+def _tell(view: FleetView) -> None:
+    _log.info("%s", progress_line(view))
+    for camera in view.cameras:
+        _log.info("%s", camera_line(camera))
 
 
 def progress_line(view: FleetView) -> str:
@@ -188,9 +162,3 @@ def summary(fleet: Fleet) -> list[str]:
         lines.append(f"failed: {len(fleet.lost)} of {len(view.cameras)} cameras")
         lines += [f"  {reason}" for reason in fleet.lost.values()]
     return lines
-
-
-def print_lines(lines: list[str]) -> None:
-    """Print plain lines on stderr."""
-    console = Console(stderr=True)
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True, emoji=False)
