@@ -1,9 +1,9 @@
-"""Five-point alignment: the similarity between a face's landmarks and a model's template."""
+"""Five-point alignment: the similarity between a face's landmarks and a model's template; pose."""
 
 from __future__ import annotations
 
 import cmath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamface.frame import PointsF32
+
+_NOSE_DOWN: Final = 0.59
+"""Where between eyes (0) and mouth (1) the nose of a face that looks straight ahead stands."""
+_TURNED_MOST: Final = 0.6
+_NODS_MOST: Final = 0.3
 
 
 def similarity(source: PointsF32, target: PointsF32) -> NDArray[np.float64]:
@@ -48,3 +53,26 @@ def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 def transform(matrix: NDArray[np.float64], points: PointsF32) -> PointsF32:
     """Return (K, 2) float32 points mapped by a (2, 3) affine map."""
     return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+
+def pose(landmarks_px: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (..., 2) float32 of (..., 5, 2) landmarks: how far a head is turned, and nods.
+
+    Both are where the nose stands off its place in a face that looks straight ahead, in distances
+    between eyes and mouth, which turning a head changes least: to the picture's right as the
+    upright face has it (-0.6 to 0.6; a head turned by half shows about 0.3), and down (-0.3 to
+    0.3). However the face lies in the picture, and however large it is, they stay.
+    """
+    eyes = landmarks_px[..., :2, :].mean(-2)
+    down = landmarks_px[..., 3:, :].mean(-2) - eyes
+    nose = landmarks_px[..., 2, :] - eyes
+    size = np.maximum((down**2).sum(-1), 1e-6)
+    turned = (nose[..., 0] * down[..., 1] - nose[..., 1] * down[..., 0]) / size
+    nods = (nose * down).sum(-1) / size - _NOSE_DOWN
+    return np.stack(
+        (
+            np.clip(turned, -_TURNED_MOST, _TURNED_MOST),
+            np.clip(nods, -_NODS_MOST, _NODS_MOST),
+        ),
+        -1,
+    ).astype(np.float32)

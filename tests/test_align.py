@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamface.align import invert, similarity, transform
+from streamface.align import invert, pose, similarity, transform
 
 FACE = np.array([(30, 40), (70, 42), (50, 60), (35, 80), (66, 81)], np.float32)
 
@@ -53,3 +53,26 @@ def test_points_without_extent_are_refused(bad):
 def test_unequal_point_lists_are_refused():
     with pytest.raises(ValueError, match="two equal"):
         similarity(FACE[:4], FACE)
+
+
+@given(
+    angle=st.floats(-3.1, 3.1),
+    scale=st.floats(0.5, 20),
+    shift=st.tuples(st.floats(-500, 500), st.floats(-500, 500)),
+)
+def test_a_pose_is_of_the_head_and_not_of_where_it_lies(angle, scale, shift):
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = (FACE @ turn.T + shift).astype(np.float32)
+    np.testing.assert_allclose(pose(moved), pose(FACE), atol=2e-3)
+
+
+def test_a_pose_says_which_way_and_how_far():
+    straight = np.array([(30, 40), (70, 40), (50, 63.6), (35, 80), (65, 80)], np.float32)
+    assert pose(straight) == pytest.approx(0, abs=1e-3)
+    for dx, dy in ((8, 0), (-8, 0), (0, 6), (0, -6), (300, 300)):
+        one = straight.copy()
+        one[2] += dx, dy
+        assert pose(one) == pytest.approx((min(dx / 40, 0.6), min(dy / 40, 0.3)), abs=1e-3)
+    many = np.stack((straight, straight + 5))
+    assert pose(many).shape == (2, 2)
+    assert pose(many).dtype == np.float32
