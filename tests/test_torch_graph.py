@@ -255,6 +255,20 @@ def test_halves_of_a_batch_are_cut_wherever_it_ends():
         np.testing.assert_array_equal(passed(graph, {"crops": crops})[0], crops)
 
 
+def test_a_slice_may_name_its_steps_if_they_are_of_one():
+    ints = {"first": [1], "end": [4], "axis": [1], "one": [1], "two": [2]}
+    weights = {name: np.array(value, np.int64) for name, value in ints.items()}
+
+    def sliced(steps):
+        nodes = [helper.make_node("Slice", ["crops", "first", "end", "axis", steps], ["logits"])]
+        graph = OnnxGraph(small(nodes, weights, shape=(5, 1, 1)), ["logits"], "x.onnx")
+        return passed(graph, {"crops": np.arange(10, dtype=np.float32).reshape(2, 5, 1, 1)})[0]
+
+    np.testing.assert_array_equal(sliced("one").ravel(), (1, 2, 3, 6, 7, 8))
+    with pytest.raises(ModelError, match="steps of"):
+        sliced("two")
+
+
 def test_other_files_are_refused():
     with pytest.raises(ModelError, match=r"x\.onnx: not a usable ONNX"):
         parse(b"no model", "x.onnx")

@@ -473,7 +473,9 @@ def _unsqueeze(_: _Node) -> _Op:
 
 
 def _slice(_: _Node) -> _Op:
-    def run(x: Tensor, starts: _Ints, ends: _Ints, axes: _Ints) -> Tensor:
+    def run(x: Tensor, starts: _Ints, ends: _Ints, axes: _Ints, steps: _Ints = ()) -> Tensor:
+        if set(steps) - {1}:
+            raise ValueError(f"steps of {steps} are not known")
         for start, end, axis in zip(starts, ends, axes, strict=True):
             size = x.shape[axis]
             first, stop, _ = slice(start, end).indices(size)
