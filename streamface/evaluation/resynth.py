@@ -286,7 +286,9 @@ def _sitters(args: argparse.Namespace, gender: Model) -> list[Sitter]:
     if not len(rows):
         known = ", ".join(sorted(set(data.split)))
         raise UsageError(f"{args.data} has no split '{args.split}'; it has {known}")
-    chosen = data.only(_spread(rows, args.limit or len(rows))).found()
+    # Looked for anew: an aligned set knows only where landmarks lie on average, not how a head is
+    # turned; and run cuts faces by what its detector finds.
+    chosen = data.only(_spread(rows, args.limit or len(rows))).found(anew=True)
     sitters: list[Sitter] = []
     for picture, points in zip(
         chosen.pictures(range(len(chosen.files))), chosen.landmarks_px, strict=True

@@ -240,10 +240,15 @@ class GenderData:
         """(N,) FairFace's age groups: 0-2, 3-9, 10-19 ... 60-69, 70+, or "unknown"."""
         return np.array([_age_group(int(age)) for age in self.age])
 
-    def found(self, *, tick: Callable[[], None] = lambda: None) -> GenderData:
-        """Return the set with landmarks looked for where unknown; NaN where there is no face."""
+    def found(self, *, anew: bool = False, tick: Callable[[], None] = lambda: None) -> GenderData:
+        """Return the set with landmarks looked for where unknown; NaN where there is no face.
+
+        anew: everywhere. What is known of an aligned set is one template for all.
+        """
         finder = FaceFinder()
         landmarks = self.landmarks_px.copy()
+        if anew:
+            landmarks[:] = np.nan
         for row in np.flatnonzero(~np.isfinite(landmarks).all((1, 2))):
             points = finder.landmarks(decode_rgb(self.files[row], f"picture {row}"))
             if points is not None:
