@@ -42,6 +42,10 @@ LIMITS: Final = {
 }
 
 
+_TURNED: Final = np.float32(0.15)
+"""Standard deviation of ``align.pose`` over many faces."""
+
+
 def conditions_of(card: ModelCard, count: int) -> dict[str, BatchF32]:
     """Return what the further inputs of a model may hold, (count, ...) each by name."""
     rng = np.random.default_rng(0)
@@ -52,6 +56,8 @@ def conditions_of(card: ModelCard, count: int) -> dict[str, BatchF32]:
             out[name] = emotions[rng.integers(0, len(emotions), count)]
         elif name in {"own", "females"}:  # on and off; male and female
             out[name] = rng.integers(0, 2, (count, *shape)).astype(np.float32)
+        elif name == "poses":
+            out[name] = _TURNED * rng.standard_normal((count, *shape), np.float32)
         else:
             out[name] = rng.standard_normal((count, *shape), np.float32)
     return out

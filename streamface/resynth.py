@@ -1,8 +1,8 @@
 """Faces re-made by the code nets: crops in, pictures out, batched over faces, frames and streams.
 
 ``Reenactor`` gives a face another emotion. ``Inventor`` draws somebody who does not exist: all it
-is told of a face is a thumbnail of 4 x 4 pixels, seven probabilities of its expression and, if
-that is wanted, a gender; who it becomes lies in a key of random numbers.
+is told of a face is a thumbnail of 4 x 4 pixels, seven probabilities of its expression, how the
+head is turned and, if that is wanted, a gender; who it becomes lies in a key of random numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CALM_KEYS: Final = np.float32(0.7)
 _CALM_SCENES: Final = np.float32(0.7)
 _KINDS: Final = {
     "reenactor": ("emotions",),
-    "inventor": ("scenes", "own", "expressions", "females", "keys"),
+    "inventor": ("scenes", "own", "expressions", "females", "poses", "keys"),
 }
 
 
@@ -133,26 +133,35 @@ class Inventor(_CodeNet):
         return self.card.conditions["keys"][0]
 
     def stand_in(
-        self, crops: BatchF32, expressions: BatchF32, females: BatchF32, keys: BatchF32
+        self,
+        crops: BatchF32,
+        expressions: BatchF32,
+        females: BatchF32,
+        poses: BatchF32,
+        keys: BatchF32,
     ) -> BatchF32:
         """Return (N, 3, S, S) RGB, 0..255: somebody else in the pose and light of each crop.
 
         crops: (N, 3, S, S) by ``crop_into``, of which the net sees 4 x 4 means. expressions:
-        (N, 7) probabilities. females: (N,) -1 male to 1 female, 0 for no matter. keys: (N,
-        key_width) standard normal.
+        (N, 7) probabilities. females: (N,) -1 male to 1 female, 0 for no matter. poses: (N, 2) by
+        ``align.pose``. keys: (N, key_width) standard normal.
         """
         count = len(crops)
         scenes = np.zeros((count, *self.card.conditions["scenes"]), np.float32)
         own = np.ones((count, 1), np.float32)
-        return self._run(crops, scenes, own, expressions, females[:, None], keys)[0]
+        return self._run(crops, scenes, own, expressions, females[:, None], poses, keys)[0]
 
     def draw(
         self, expressions: BatchF32, females: BatchF32, keys: BatchF32, scenes: BatchF32
     ) -> BatchF32:
-        """Return (N, 3, S, S) RGB of given keys and scenes; expressions, females as above."""
+        """Return (N, 3, S, S) RGB of given keys and scenes; expressions, females as above.
+
+        A scene says how the head is turned, too.
+        """
         crops = np.zeros((len(keys), *self.spec.shape), np.float32)
         own = np.zeros((len(keys), 1), np.float32)
-        return self._run(crops, scenes, own, expressions, females[:, None], keys)[0]
+        poses = np.zeros((len(keys), *self.card.conditions["poses"]), np.float32)
+        return self._run(crops, scenes, own, expressions, females[:, None], poses, keys)[0]
 
     def draw_keys(self, count: int, rng: np.random.Generator) -> BatchF32:
         """Return (count, key_width) random people."""

@@ -41,6 +41,8 @@ def rows_of(card, count, seed):
             values = np.eye(shape[0], dtype=np.float32)[rng.integers(0, shape[0], count)]
         elif name in {"own", "females"}:
             values = rng.integers(0, 2, (count, *shape)).astype(np.float32)
+        elif name == "poses":
+            values *= np.float32(0.15)
         conditions[name] = values
     return Calibration(smooth_pictures(card.input.shape, count, seed), conditions)
 

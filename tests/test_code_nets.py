@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,17 @@ torch = pytest.importorskip("torch", reason="training needs torch (extra [train]
 onnx = pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
 
 from streamface import card as cards  # noqa: E402
+from streamface.frame import EMOTIONS  # noqa: E402
 from streamface.model import Model, card_path  # noqa: E402
 from streamface.resynth import Inventor as ShippedInventor  # noqa: E402
 from streamface.resynth import Reenactor, asked, expression  # noqa: E402
 from streamface.training import (  # noqa: E402
+    aligned,
     codenets,
     export_resynth,
     quantize,
     resynthesis,
+    sketch,
     teachers,
     vq,
 )
@@ -46,9 +50,30 @@ def crops(count, seed=0):
     return torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")
 
 
-def thumbs():
+def scenes():
     sign = torch.tensor([[-1.0], [1.0]]).repeat(30, 1)
-    return export_resynth.Thumbs(torch.rand(60, 3, 4, 4) * 2 - 1, sign, width=5)
+    small, poses = torch.rand(60, 3, 4, 4) * 2 - 1, torch.rand(60, 2) - 0.5
+    return export_resynth.Scenes(small, poses, sign, width=5)
+
+
+def light():
+    return export_resynth.Light(torch.rand(60, 3, 4, 4) * 2 - 1, SIDE)
+
+
+def inventor():
+    """Return one whose axes are not all nothing, as training finds them."""
+    net = codenets.Inventor(INVENTOR)
+    torch.nn.init.normal_(net.get_buffer("axes"), std=0.1)
+    return net
+
+
+def face_set(net, count=8):
+    """Return a set of pictures whose heads look this way and that."""
+    pictures = ((crops(count) + 1) * 127.5).round().to(torch.uint8)
+    landmarks = np.tile(aligned.landmarks_px(SIDE), (count, 1, 1))
+    landmarks[:, 2, 0] += np.linspace(-4, 6, count)
+    landmarks[-1] = np.nan  # no face was found
+    return resynthesis.face_set(net, pictures, torch.arange(count) % 2, landmarks)
 
 
 def test_an_editor_starts_by_changing_nothing_and_never_changes_what_nobody_asked_for():
@@ -60,18 +85,58 @@ def test_an_editor_starts_by_changing_nothing_and_never_changes_what_nobody_aske
     assert torch.equal(editor(vectors, torch.zeros(2, 7)), vectors)
 
 
-def test_an_inventor_sees_nothing_of_a_face_but_the_means_of_16_cells(tmp_path):
-    graph = export_resynth.InventorGraph(code_net(), codenets.Inventor(INVENTOR), thumbs())
+def test_an_inventor_sees_nothing_of_a_face_but_the_plane_of_its_light(tmp_path):
+    graph = export_resynth.InventorGraph(code_net(), inventor(), scenes(), light())
     export_resynth.export(graph, "prior", tmp_path, side_px=SIDE, trained={})
     model = ShippedInventor.open(tmp_path / "prior.json")
     plain = crops(3).numpy()
     detail = np.indices((SIDE, SIDE)).sum(0) % 2 - 0.5  # has no mean in any cell
-    told = (np.tile(expression("sad"), (3, 1)), np.zeros(3, np.float32))
+    cells = np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32)
+    cells -= cells @ graph.light.projection.numpy()  # and no plane lies in these
+    large = cells.reshape(3, 1, 4, 4).repeat(16, 2).repeat(16, 3)
+    told = [np.tile(expression("sad"), (3, 1)), np.zeros(3, np.float32)]
+    told.append(np.full((3, 2), 0.1, np.float32))
     keys = model.draw_keys(3, np.random.default_rng(0))
     one = model.stand_in(plain, *told, keys)
-    other = model.stand_in((plain + detail).astype(np.float32), *told, keys)
-    np.testing.assert_allclose(one, other, atol=0.05)
+    other = model.stand_in((plain + detail + large).astype(np.float32), *told, keys)
+    np.testing.assert_allclose(one, other, atol=0.1)
     assert np.abs(model.stand_in(-plain, *told, keys) - one).max() > 1
+    assert np.abs(model.stand_in(plain, *told[:2], -told[2], keys) - one).max() > 0.01
+
+
+def test_an_inventor_is_told_of_no_more_of_a_rare_expression_than_it_has_seen():
+    graph = export_resynth.InventorGraph(code_net(), inventor(), scenes(), light())
+    told = torch.from_numpy(np.stack([expression(name, 1.0) for name in EMOTIONS]))
+    calmed = graph._calmed(told)
+    assert calmed.sum(1).allclose(torch.ones(7))
+    for name in ("angry", "happy", "sad", "neutral"):
+        row = EMOTIONS.index(name)
+        assert torch.equal(calmed[row], told[row])
+    fear = calmed[EMOTIONS.index("fear")]
+    assert fear[EMOTIONS.index("fear")] == pytest.approx(0.6)
+    assert fear[EMOTIONS.index("neutral")] == pytest.approx(0.4)
+
+
+def test_an_invented_face_is_drawn_of_its_scene_alone(tmp_path):
+    graph = export_resynth.InventorGraph(code_net(), inventor(), scenes(), light())
+    export_resynth.export(graph, "prior", tmp_path, side_px=SIDE, trained={})
+    model = ShippedInventor.open(tmp_path / "prior.json")
+    rng = np.random.default_rng(0)
+    told = (np.tile(expression("sad"), (2, 1)), np.array((-1, 1), np.float32))
+    keys, chosen = model.draw_keys(2, rng), model.draw_scenes(2, rng)
+    drawn = model.draw(*told, keys, chosen)
+    with torch.inference_mode():
+        small, poses = graph.scenes(torch.from_numpy(chosen), torch.tensor([[-1.0], [1.0]]))
+        vectors = graph.inventor(
+            small,
+            torch.from_numpy(told[0]),
+            torch.from_numpy(told[1])[:, None],
+            poses,
+            torch.from_numpy(keys),
+        )
+        net = graph.vqvae
+        again = (net.decode(net.codebook(vectors).vectors).clamp(-1, 1) + 1) * 127.5
+    np.testing.assert_allclose(drawn, again, atol=0.05)
 
 
 def test_what_ships_draws_what_the_nets_draw(tmp_path):
@@ -120,14 +185,47 @@ def test_a_card_of_the_other_kind_is_refused(tmp_path):
         ShippedInventor.open(tmp_path / "vqvae.json")
 
 
-def test_random_thumbnails_have_the_means_of_their_gender():
+def test_random_scenes_have_the_means_of_their_gender():
     flat = torch.cat((torch.full((40, 3, 4, 4), -0.5), torch.full((40, 3, 4, 4), 0.5)))
     sign = torch.cat((-torch.ones(40, 1), torch.ones(40, 1)))
-    drawn = export_resynth.Thumbs(flat + 0.1 * torch.randn_like(flat), sign, width=5)
-    scenes = torch.randn(50, 5)
-    assert drawn(scenes, torch.full((50, 1), -1.0)).mean() == pytest.approx(-0.5, abs=0.05)
-    assert drawn(scenes, torch.ones(50, 1)).mean() == pytest.approx(0.5, abs=0.05)
-    assert drawn(scenes, torch.zeros(50, 1)).mean() == pytest.approx(0, abs=0.05)
+    poses = 0.2 * sign.expand(-1, 2) + 0.01 * torch.randn(80, 2)
+    drawn = export_resynth.Scenes(flat + 0.1 * torch.randn_like(flat), poses, sign, width=5)
+    numbers = torch.randn(50, 5)
+    for gender in (-1.0, 0.0, 1.0):
+        small, turned = drawn(numbers, torch.full((50, 1), gender))
+        assert small.mean() == pytest.approx(0.5 * gender, abs=0.05)
+        assert turned.mean() == pytest.approx(0.2 * gender, abs=0.02)
+
+
+def test_keys_of_real_faces_are_standard_and_bring_their_sketches_back():
+    net, rng = code_net(), np.random.default_rng(0)
+    # Faces that differ in four ways, whatever is told of them; nothing else is left to keys.
+    ways = torch.nn.functional.interpolate(torch.randn(4, 3, 8, 8), (SIDE, SIDE), mode="bilinear")
+    ways = ways - torch.nn.functional.adaptive_avg_pool2d(ways, 4).repeat_interleave(
+        16, 2
+    ).repeat_interleave(16, 3)
+    mixed = torch.from_numpy(rng.standard_normal((96, 4), np.float32)) @ (0.1 * ways).flatten(1)
+    pictures = ((mixed.reshape(-1, 3, SIDE, SIDE) + 1) * 127.5).round().to(torch.uint8)
+    landmarks = np.tile(aligned.landmarks_px(SIDE), (96, 1, 1))
+    faces = resynthesis.face_set(net, pictures, torch.arange(96) % 2, landmarks)
+    made = codenets.Inventor(replace(INVENTOR, key_width=8))
+    reader = sketch.KeyReader(8)
+    sketch.fit(made, reader, faces.batches(net, 32))
+    batch = faces.batch(net, torch.arange(96), torch.zeros(96, dtype=torch.bool))
+    keys = reader(batch)
+    assert keys.std(0)[:4].numpy() == pytest.approx(1, abs=0.35)
+    small = torch.nn.functional.adaptive_avg_pool2d(batch.pictures, codenets.SKETCH_PX)
+    of_nobody = made.sketch(sketch.told(batch), torch.zeros_like(keys))
+    again = made.sketch(sketch.told(batch), keys)
+    assert (again - small).square().mean() < 0.15 * (of_nobody - small).square().mean()
+
+
+def test_faces_are_posed_as_their_landmarks_lie_and_mirrored_the_other_way():
+    faces = face_set(code_net())
+    turned = faces.poses[..., 0]
+    assert (turned[0, :-1].diff() > 0).all()
+    np.testing.assert_allclose(turned[1], -turned[0], atol=1e-6)
+    assert faces.poses[0, -1].abs().max() < 0.02
 
 
 @pytest.mark.parametrize("name", ["emotion", "gender"])
@@ -146,7 +244,7 @@ def test_a_teacher_answers_as_the_shipped_model_does(name):
 
 
 def test_gradients_reach_the_pictures_that_a_teacher_looks_at():
-    teacher = teachers.emotion_teacher(resynthesis.landmarks_px(SIDE))
+    teacher = teachers.emotion_teacher(aligned.landmarks_px(SIDE))
     x = crops(2).requires_grad_()
     teacher(x, np.random.default_rng(0)).sum().backward()
     assert x.grad.abs().sum() > 0
@@ -156,14 +254,14 @@ def test_gradients_reach_the_pictures_that_a_teacher_looks_at():
 @pytest.mark.parametrize("kind", [resynthesis.EditTrainer, resynthesis.InventTrainer])
 def test_a_run_writes_what_it_did_and_goes_on_where_it_stopped(kind, tmp_path):
     net = code_net()
-    pictures = ((crops(8) + 1) * 127.5).round().to(torch.uint8)
-    faces = resynthesis.face_set(net, pictures, torch.arange(8) % 2)
+    faces = face_set(net)
     assert faces.codes.shape == (2, 8, 16, 16)
     assert faces.expressions.sum(1).allclose(torch.ones(8), atol=1e-5)
 
     def run(folder, epochs_to_do, *, resume):
         torch.manual_seed(3)
         trainer = kind(net, CONFIG)
+        trainer.prepare(faces)
         seen = []
         save = resynthesis.Checkpoint.save
 

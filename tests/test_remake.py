@@ -21,7 +21,6 @@ from streamface.remake import (
     Steadier,
     can_be_remade,
     female_of,
-    lit_as,
     surrounded,
     tinted_as,
 )
@@ -62,11 +61,12 @@ class Painter:
     def draw_keys(self, count, rng):
         return rng.standard_normal((count, self.key_width), np.float32)
 
-    def stand_in(self, crops, expressions, females, keys):
+    def stand_in(self, crops, expressions, females, poses, keys):
         self.keys.append(keys)
         self.expressions.append(expressions)
         assert expressions.shape == (len(crops), 7)
         assert females.shape == (len(crops),)
+        assert poses.shape == (len(crops), 2)
         board = 100 + 60 * (np.indices((SIDE, SIDE)).sum(0) % 2)
         return np.broadcast_to(board.astype(np.float32), crops.shape).copy()
 
@@ -229,28 +229,74 @@ def test_a_seed_repeats_the_people_and_without_one_nobody_can():
     assert not np.array_equal(keys(None), keys(None))
 
 
-def test_of_some_people_the_one_least_like_the_real_one_is_taken():
-    class Chooser(Painter):
-        """Draws its source, the more of it the larger the key's first number is."""
+class Chooser(Painter):
+    """Draws its source, the more of it the larger the key's first number is."""
 
-        def stand_in(self, crops, expressions, females, keys):
-            super().stand_in(crops, expressions, females, keys)
-            return ((crops * np.tanh(keys[:, 0])[:, None, None, None] + 1) * 127.5).astype("f4")
+    def stand_in(self, crops, expressions, females, poses, keys):
+        super().stand_in(crops, expressions, females, poses, keys)
+        return self.mixed(crops, np.random.default_rng(1).uniform(-1, 1, crops[0].shape), keys.T)
 
-    model = Chooser()
+    def mixed(self, crops, usual, keys):
+        """Everybody has something of the usual face."""
+        likeness = np.tanh(keys[0])[:, None, None, None]
+        return ((0.4 * crops * likeness + 0.4 * usual + 1) * 127.5).astype("f4")
+
+
+def chosen_by(model):
+    """Return the keys of the candidates and the one that was taken."""
     one = at(0, BOX)
     one.planes.y[:] = np.random.default_rng(0).integers(60, 180, one.planes.y.shape)
     StandIns(model, Reader(), seed=2).draw(one, one.faces)
-    candidates, taken = model.keys
+    (nobody, *candidates), (taken,) = model.keys
+    assert not nobody.any()
     assert len(candidates) > 1
-    assert taken[0][0] == candidates[:, 0].min()
+    return np.array(candidates), taken
+
+
+def test_of_some_people_one_unlike_the_real_one_is_taken():
+    candidates, taken = chosen_by(Chooser())
+    assert taken[0] == candidates[:, 0].min()
+
+
+def test_of_people_as_unlike_the_real_one_the_odder_is_not_taken():
+    class Oddities(Chooser):
+        """Has less of the usual face the larger the second number is, and nothing of the source."""
+
+        def mixed(self, crops, usual, keys):
+            odd = np.random.default_rng(2).uniform(-1, 1, usual.shape)
+            share = 1 / (1 + np.exp(-keys[1]))[:, None, None, None]
+            share[0] = 0  # nobody
+            return ((0.4 * (1 - share) * usual + 0.4 * share * odd + 1) * 127.5).astype("f4")
+
+    candidates, taken = chosen_by(Oddities())
+    assert taken[1] < np.median(candidates[:, 1])
+
+
+def test_nobody_in_colour_stands_in_for_a_grey_face():
+    class Blusher(Painter):
+        def stand_in(self, crops, expressions, females, poses, keys):
+            board = super().stand_in(crops, expressions, females, poses, keys)
+            board[:, 0, ::2] += 60  # no plane: light does not take it away
+            return board
+
+    def drawn(u):
+        one = at(0, BOX)
+        one.planes.u[:] = u
+        StandIns(Blusher(), Reader(), seed=1).draw(one, one.faces)
+        return one.planes
+
+    assert np.ptp(drawn(128).v) <= 2
+    assert np.ptp(drawn(90).v) > 5
 
 
 def test_expressions_are_the_readers_own():
     model = Painter()
     one = at(0, BOX)
     StandIns(model, Reader(), seed=1).draw(one, one.faces)
-    assert model.expressions[0][0].argmax() == EMOTIONS.index("fear")
+    told = model.expressions[0][0]
+    assert told.argmax() == EMOTIONS.index("fear")
+    assert told.sum() == pytest.approx(1)
+    assert told.max() > Reader().predict([None]).max()  # drawn faces show less than they are told
 
 
 def test_gender_is_told_as_far_as_it_is_known():
@@ -276,15 +322,6 @@ def test_faces_that_nobody_stands_in_for_are_blurred():
         assert np.ptp(each.planes.y[50:60, 108:112].astype(int), axis=0).max() < 40
     assert stage.tally.drawn == 3
     assert stage.tally.unseen[2] == 1
-
-
-def test_light_and_colour_are_those_of_the_crop():
-    crop = np.zeros((3, SIDE, SIDE), np.float32)
-    crop[0] = 0.5
-    drawn = np.full_like(crop, 50)
-    lit = lit_as(drawn, crop)
-    assert lit[0].mean() == pytest.approx(1.5 * 127.5, abs=0.5)
-    assert lit[1].mean() == pytest.approx(127.5, abs=0.5)
 
 
 def test_a_grey_face_is_given_no_colour():

@@ -133,6 +133,16 @@ def test_code_nets_are_trained_exported_and_quantised(genders, tmp_path, monkeyp
     words = ("editor", *start, "--init", shipped / "vqvae-prior.onnx")
     assert tool("train_resynth", *words, monkeypatch=monkeypatch) == 1
     assert "no weights of 'editor.'" in capsys.readouterr().err
+    alone = tmp_path / "alone"
+    words = (*data, "--vqvae", shipped / "vqvae.onnx", "--ship", alone)
+    assert tool("export_resynth", *words, "--inventor", inventor, monkeypatch=monkeypatch) == 0
+    assert {each.name for each in alone.iterdir()} == {"vqvae-prior.json", "vqvae-prior.onnx"}
+    capsys.readouterr()
+    assert tool("export_resynth", *words, monkeypatch=monkeypatch) == 2
+    assert "nothing to export: give --editor, --inventor" in capsys.readouterr().err
+    words = ("inventor", *start, "--jitter")
+    assert tool("train_resynth", *words, monkeypatch=monkeypatch) == 2
+    assert "--jitter is for the editor" in capsys.readouterr().err
     words = (*runs, "--editor", inventor, "--inventor", inventor)
     assert tool("export_resynth", *words, monkeypatch=monkeypatch) == 1
     assert "is of an inventor, not of an editor" in capsys.readouterr().err

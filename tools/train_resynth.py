@@ -13,20 +13,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from streamface.errors import StreamfaceError, UsageError
 from streamface.training import commandline, gender, resynthesis, vqvae
 from streamface.training.checkpoint import load_ema
-from streamface.training.data import load_gender
+from streamface.training.data import FAIRFACE_SIDE_PX, load_gender
 from streamface.training.export import note_commit
 from streamface.training.resynthesis import EditTrainer, InventTrainer, ResynthConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from streamface.training.data import GenderData
     from streamface.training.vq import VqVae
 
 _HELD_OUT = 256
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> None:
     for name in ("epochs", "batch_size", "threads"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.jitter and args.net == "inventor":
+        raise UsageError("--jitter is for the editor: an inventor is told where landmarks lie")
     net = vqvae.load(args.vqvae)
     if net.config.side_px != _SIDE_PX:
         raise UsageError(
@@ -50,10 +52,10 @@ def run(args: argparse.Namespace) -> None:
     pictures = vqvae.pictures(data, rows, net.config.side_px)
     if args.jitter:
         pictures = resynthesis.jittered(pictures, args.seed)
-    train = _face_set(net, pictures, data.labels[rows], amp=args.amp)
-    few_rows = held_out[:_HELD_OUT]
-    few_pictures = vqvae.pictures(data, few_rows, net.config.side_px)
-    few = _face_set(net, few_pictures, data.labels[few_rows], amp=args.amp)
+    train = _face_set(net, data.only(rows), pictures, amp=args.amp)
+    few_data = data.only(held_out[:_HELD_OUT])
+    few_pictures = vqvae.pictures(few_data, np.arange(len(few_data.files)), net.config.side_px)
+    few = _face_set(net, few_data, few_pictures, amp=args.amp)
     config = ResynthConfig(
         epochs=args.epochs,
         seed=args.seed,
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     note_commit(args.out, resume=args.resume)
     torch.manual_seed(args.seed)
     trainer = (EditTrainer if args.net == "editor" else InventTrainer)(net, config)
+    trainer.prepare(train)
     if args.init is not None and not args.resume:
         if args.init.suffix == ".onnx":  # what teaches a net does not ship with it
             trainer.net.load_state_dict(vqvae.onnx_weights(args.init, f"{trainer.name}."))
@@ -74,11 +77,13 @@ def run(args: argparse.Namespace) -> None:
     resynthesis.fit(trainer, train, few, net, config, run_dir=args.out, resume=args.resume)
 
 
-def _face_set(
-    net: VqVae, pictures: Tensor, labels: NDArray[np.int64], *, amp: bool
-) -> resynthesis.FaceSet:
+def _face_set(net: VqVae, data: GenderData, pictures: Tensor, *, amp: bool) -> resynthesis.FaceSet:
+    with commandline.counter("finding landmarks", len(data.files)) as tick:
+        found = data.found(anew=True, tick=tick).landmarks_px
+    landmarks = found * np.float32(net.config.side_px / FAIRFACE_SIDE_PX)
+    labels = torch.from_numpy(data.labels)
     with commandline.counter("encoding", -(-len(labels) // 64)) as tick:
-        return resynthesis.face_set(net, pictures, torch.from_numpy(labels), amp=amp, tick=tick)
+        return resynthesis.face_set(net, pictures, labels, landmarks, amp=amp, tick=tick)
 
 
 def main() -> int:
@@ -103,7 +108,7 @@ def main() -> int:
     parser.add_argument(
         "--jitter",
         action="store_true",
-        help="turn, shift and scale faces a little, as video has them",
+        help="of the editor: turn, shift and scale faces a little, as video has them",
     )
     parser.add_argument("--amp", action="store_true", help="bfloat16, where the CPU has it")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")

@@ -18,8 +18,11 @@ from streamface.frame import EMOTIONS
 THUMB_PX: Final = 4
 """Side of all that the inventor sees of a face. At 8 a recogniser still knew every second person by
 the thumbnail alone; at 4 it knows no more than chance (engines/README.md)."""
-_GRID: Final = 8
-"""Side of the inventor's coarse grid."""
+SKETCH_PX: Final = 32
+"""Side of the blurred face that an inventor begins with."""
+POSE_WIDTH: Final = 2
+"""How far a head is turned and how far it nods, as ``streamface.align.pose`` has them."""
+_CHANNELS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,15 @@ class EditorConfig:
 
 @dataclass(frozen=True, slots=True)
 class InventorConfig:
-    """Shape of an Inventor and of the Describer that teaches it."""
+    """Shape of an Inventor; the cost on one core decided the widths."""
 
     code_width: int = 32
     key_width: int = 64
     """Numbers that say who it is; standard normal ones make somebody new."""
     fine: int = 96
+    """Channels on the code grid."""
     coarse: int = 128
+    """Channels on half of it."""
     style: int = 128
     depth: int = 3
 
@@ -106,55 +111,74 @@ class Editor(nn.Module):
 
 
 class Inventor(nn.Module):
-    """Code vectors of somebody who does not exist, from a thumbnail, an expression and a key."""
+    """Code vectors of somebody who does not exist: a blurred face is drawn first, then made sharp.
+
+    The first is linear: what is told of a face has a mean, and a key goes as far along the axes in
+    which such faces differ (the eigenfaces of Turk and Pentland, 1991, of what the conditions do
+    not explain). Random keys therefore make faces that differ as real ones do, and the net has
+    only to learn what a blurred face looks like when it is sharp.
+    """
 
     def __init__(self, config: InventorConfig) -> None:
         super().__init__()
         self.config = config
         fine, coarse, style = config.fine, config.coarse, config.style
+        told = told_width() + config.key_width
+        # Found by ``training.sketch``, not learned by steps: buffers. Pixels lie by fours, as
+        # ``F.pixel_unshuffle`` has them: a sketch has twice the side of the code grid.
+        self.register_buffer("axes", torch.zeros(_CHANNELS * SKETCH_PX**2, told))
+        self.register_buffer("mean", torch.zeros(_CHANNELS * SKETCH_PX**2))
         self.style = nn.Sequential(
-            nn.Linear(len(EMOTIONS) + 1 + config.key_width, style), nn.SiLU(),
+            nn.Linear(len(EMOTIONS) + 1 + POSE_WIDTH + config.key_width, style), nn.SiLU(),
             nn.Linear(style, style), nn.SiLU(),
         )  # fmt: skip
-        self.place = nn.Parameter(torch.randn(1, coarse, _GRID, _GRID) * 0.5)
-        self.enter = nn.Conv2d(3, coarse, 3, 1, 1)
+        self.enter = nn.Conv2d(_CHANNELS * 4, fine, 3, 1, 1)
+        self.down = nn.Conv2d(fine, coarse, 3, 2, 1)
         self.blocks = nn.ModuleList(StyledBlock(coarse, style) for _ in range(config.depth))
         self.up = nn.Conv2d(coarse, fine * 4, 3, 1, 1)
         self.last = nn.ModuleList(StyledBlock(fine, style) for _ in range(2))
         self.leave = nn.Conv2d(fine, config.code_width, 3, 1, 1)
 
-    def forward(self, thumbs: Tensor, expressions: Tensor, females: Tensor, keys: Tensor) -> Tensor:
+    def sketch(self, told: Tensor, keys: Tensor) -> Tensor:
+        """Return (N, 3, SKETCH_PX, SKETCH_PX), about -1..1, of what ``tell`` returned and keys."""
+        return F.pixel_shuffle(self._by_fours(told, keys), 2)
+
+    def _by_fours(self, told: Tensor, keys: Tensor) -> Tensor:
+        axes, mean = cast("Tensor", self.axes), cast("Tensor", self.mean)
+        flat = F.linear(torch.cat((told, keys), 1), axes, mean)
+        return flat.reshape(-1, _CHANNELS * 4, SKETCH_PX // 2, SKETCH_PX // 2)
+
+    def forward(
+        self, thumbs: Tensor, expressions: Tensor, females: Tensor, poses: Tensor, keys: Tensor
+    ) -> Tensor:
         """Return (N, D, 16, 16) vectors, not yet of length one.
 
         thumbs: (N, 3, 4, 4) in -1..1. expressions: (N, 7) shares of EMOTIONS. females: (N, 1), -1
-        male to 1 female, 0 unknown. keys: (N, key_width).
+        male to 1 female, 0 unknown. poses: (N, POSE_WIDTH). keys: (N, key_width).
         """
-        style = self.style(torch.cat((2 * expressions, females, keys), 1))
-        x = F.interpolate(thumbs, (_GRID, _GRID), mode="bilinear", align_corners=False)
-        x = self.enter(x) + self.place
+        style = self.style(torch.cat((2 * expressions, females, 2 * poses, keys), 1))
+        fine = self.enter(2 * self._by_fours(tell(thumbs, expressions, females, poses), keys))
+        x = self.down(F.silu(fine))
         for block in self.blocks:
             x = block(x, style)
-        x = F.pixel_shuffle(self.up(F.silu(x)), 2)
+        x = fine + F.pixel_shuffle(self.up(F.silu(x)), 2)
         for block in self.last:
             x = block(x, style)
         return cast("Tensor", self.leave(F.silu(x)))
 
 
-class Describer(nn.Module):
-    """The key of a real face: mean and log variance of each number. Needed for training only."""
+def told_width() -> int:
+    """Return how many numbers ``tell`` makes of a face."""
+    return _CHANNELS * THUMB_PX**2 + len(EMOTIONS) + 1 + POSE_WIDTH + 1
 
-    def __init__(self, config: InventorConfig) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(config.code_width, 64, 3, 2, 1), nn.SiLU(),
-            nn.Conv2d(64, 96, 3, 2, 1), nn.SiLU(),
-            nn.Flatten(), nn.Linear(96 * 4 * 4, 2 * config.key_width),
-        )  # fmt: skip
 
-    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, key_width) means and log variances of (N, D, 16, 16) code vectors."""
-        mean, log_variance = torch.chunk(self.layers(vectors), 2, 1)
-        return mean, log_variance.clamp(-8, 2)
+def tell(thumbs: Tensor, expressions: Tensor, females: Tensor, poses: Tensor) -> Tensor:
+    """Return (N, W): all that an inventor is told of a face, in numbers it may depend on linearly.
+
+    A turned head is not a frontal one plus something, whichever way it is turned: hence a square.
+    """
+    flat, turned = thumbs.reshape(-1, _CHANNELS * THUMB_PX**2), poses[:, :1]
+    return torch.cat((flat, expressions, females, poses, turned * turned), 1)
 
 
 class Critic(nn.Module):

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from typing import TYPE_CHECKING, Final, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from streamface import card as cards
 from streamface.card import ModelCard
 from streamface.frame import EMOTIONS
+from streamface.lighting import Lighting
+from streamface.paste import face_mask
 from streamface.preprocess import probe
-from streamface.training.codenets import THUMB_PX
-from streamface.training.resynthesis import input_spec
+from streamface.training.aligned import input_spec
+from streamface.training.codenets import POSE_WIDTH, THUMB_PX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +30,13 @@ if TYPE_CHECKING:
 
 _OPSET: Final = 17
 SCENE_WIDTH: Final = 48
-"""Principal components of a thumbnail that are drawn for an invented face."""
+"""Principal components of a thumbnail and its pose that are drawn for an invented face."""
+_RARE: Final = ("disgust", "fear", "surprise")
+_RARE_MOST: Final = 0.6
+"""Share of an expression that training faces hardly show (one in a hundred) of which an inventor
+is told at most: beyond it faces fell to pieces, on held-out pictures. The rest becomes neutral."""
+_POSE_SCALE: Final = 4.0
+"""By which poses count beside the 48 grey levels of a thumbnail."""
 
 
 class ReenactorGraph(nn.Module):
@@ -48,13 +57,19 @@ class ReenactorGraph(nn.Module):
 
 
 class InventorGraph(nn.Module):
-    """Crops, of which 4 x 4 means are looked at, or random scenes, to pictures of somebody else."""
+    """Crops, of which the light is looked at, or random scenes, to pictures of somebody else."""
 
-    def __init__(self, vqvae: VqVae, inventor: Inventor, thumbs: Thumbs) -> None:
+    def __init__(self, vqvae: VqVae, inventor: Inventor, scenes: Scenes, light: Light) -> None:
         super().__init__()
         self.vqvae = vqvae
         self.inventor = inventor
-        self.thumbs = thumbs
+        self.scenes = scenes
+        self.light = light
+        most = torch.tensor([_RARE_MOST if name in _RARE else 1.0 for name in EMOTIONS])
+        self.register_buffer("most", most)
+        self.register_buffer(
+            "neutral", torch.tensor([name == "neutral" for name in EMOTIONS]) * 1.0
+        )
 
     def forward(  # noqa: PLR0917 - the inputs of a graph have an order
         self,
@@ -63,27 +78,57 @@ class InventorGraph(nn.Module):
         own: Tensor,
         expressions: Tensor,
         females: Tensor,
+        poses: Tensor,
         keys: Tensor,
     ) -> Tensor:
         """Return (N, 3, S, S) RGB, 0..255."""
         size = crops.shape[-1] // THUMB_PX
-        seen = F.avg_pool2d(crops, size)
+        seen = self.light(F.avg_pool2d(crops, size))
         share = own[:, :, None, None]
-        thumbs = share * seen + (1 - share) * self.thumbs(scenes, females)
-        made = self.inventor(thumbs, expressions, females, keys)
+        drawn, turned = self.scenes(scenes, females)
+        thumbs = share * seen + (1 - share) * drawn
+        poses = own * poses + (1 - own) * turned
+        made = self.inventor(thumbs, self._calmed(expressions), females, poses, keys)
         return _pictures(self.vqvae.decode(_rounded(self.vqvae, made)))
 
+    def _calmed(self, expressions: Tensor) -> Tensor:
+        most, neutral = cast("Tensor", self.most), cast("Tensor", self.neutral)
+        beyond = F.relu(expressions - most)
+        return expressions - beyond + beyond.sum(1, keepdim=True) * neutral
 
-class Thumbs(nn.Module):
-    """Random thumbnails: a Gaussian of principal components, one for each gender."""
 
-    def __init__(self, thumbs: Tensor, females: Tensor, width: int = SCENE_WIDTH) -> None:
-        """thumbs: (N, 3, 4, 4) of photographs in -1..1. females: (N, 1), -1 or 1."""
+class Light(nn.Module):
+    """The thumbnail of any face at all, in the light and the colour of one that is seen."""
+
+    def __init__(self, thumbs: Tensor, side_px: int) -> None:
+        """thumbs: (N, 3, 4, 4) of photographs in -1..1. side_px: of the pictures they are of."""
+        super().__init__()
+        cells = face_mask(input_spec(side_px))
+        cells = cells.reshape(THUMB_PX, side_px // THUMB_PX, THUMB_PX, -1).mean((1, 3))
+        self.register_buffer("usual", thumbs.mean(0).reshape(3, -1))
+        projection = Lighting(np.asarray(cells, np.float32)).projection
+        self.register_buffer("projection", torch.from_numpy(projection.T.copy()))
+
+    def forward(self, thumbs: Tensor) -> Tensor:
+        """Return (N, 3, 4, 4) of which nine numbers each are of ``thumbs``."""
+        usual, projection = cast("Tensor", self.usual), cast("Tensor", self.projection)
+        away = thumbs.reshape(-1, 3, THUMB_PX**2) - usual
+        return (usual + away @ projection).reshape(-1, 3, THUMB_PX, THUMB_PX)
+
+
+class Scenes(nn.Module):
+    """Random thumbnails and poses: a Gaussian of their principal components for each gender."""
+
+    def __init__(
+        self, thumbs: Tensor, poses: Tensor, females: Tensor, width: int = SCENE_WIDTH
+    ) -> None:
+        """thumbs: (N, 3, 4, 4) of photographs in -1..1. poses: (N, 2). females: (N, 1), -1 or 1."""
         super().__init__()
         means, bases = [], []
         width = min(width, *(int((females == sign).sum()) for sign in (-1, 1)))
+        both = torch.cat((thumbs.flatten(1), _POSE_SCALE * poses), 1)
         for sign in (-1, 1):
-            flat = thumbs[females[:, 0] == sign].flatten(1)
+            flat = both[females[:, 0] == sign]
             mean = flat.mean(0)
             _, spread, axes = torch.linalg.svd(flat - mean, full_matrices=False)
             means.append(mean)
@@ -91,13 +136,14 @@ class Thumbs(nn.Module):
         self.register_buffer("means", torch.stack(means))
         self.register_buffer("bases", torch.stack(bases))
 
-    def forward(self, scenes: Tensor, females: Tensor) -> Tensor:
-        """Return (N, 3, 4, 4) of (N, width) standard normal numbers."""
+    def forward(self, scenes: Tensor, females: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, 3, 4, 4) and (N, 2) of (N, width) standard normal numbers."""
         means, bases = cast("Tensor", self.means), cast("Tensor", self.bases)
         share = (females + 1) / 2
         male, female = (means[i] + scenes @ bases[i] for i in (0, 1))
-        flat = ((1 - share) * male + share * female).clamp(-1, 1)
-        return flat.reshape(-1, 3, THUMB_PX, THUMB_PX)
+        both = (1 - share) * male + share * female
+        thumbs = both[:, :-POSE_WIDTH].clamp(-1, 1).reshape(-1, 3, THUMB_PX, THUMB_PX)
+        return thumbs, both[:, -POSE_WIDTH:] / _POSE_SCALE
 
 
 def export(
@@ -117,10 +163,11 @@ def export(
     else:
         kind, outputs = "inventor", ("pictures",)
         conditions = {
-            "scenes": (graph.thumbs.get_buffer("bases").shape[1],),
+            "scenes": (graph.scenes.get_buffer("bases").shape[1],),
             "own": (1,),
             "expressions": (len(EMOTIONS),),
             "females": (1,),
+            "poses": (POSE_WIDTH,),
             "keys": (graph.inventor.config.key_width,),
         }
     spec = input_spec(side_px)

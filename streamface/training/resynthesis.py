@@ -7,21 +7,22 @@ see in it, and to its own codes.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-from streamface.card import InputSpec
+from streamface.align import pose
 from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
 from streamface.paste import face_mask
+from streamface.training import sketch
+from streamface.training.aligned import input_spec, landmarks_px
 from streamface.training.augment import AugmentConfig, jitter, occlude, warp
 from streamface.training.checkpoint import (
     Checkpoint,
@@ -33,17 +34,15 @@ from streamface.training.checkpoint import (
 from streamface.training.codenets import (
     THUMB_PX,
     Critic,
-    Describer,
     Editor,
     EditorConfig,
     Inventor,
     InventorConfig,
 )
-from streamface.training.data import FAIRFACE_LANDMARKS_PX, FAIRFACE_SIDE_PX
 from streamface.training.loop import rate_share
+from streamface.training.sketch import KeyReader
 from streamface.training.teachers import (
     LUMA,
-    Seen,
     Teacher,
     calibrated,
     emotion_teacher,
@@ -55,6 +54,8 @@ from streamface.training.vqvae import write_grid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from streamface.training.vq import VqVae
 
@@ -92,20 +93,18 @@ class EditWeights:
 class InventWeights:
     """Of the terms of the inventor's loss."""
 
+    vectors: float = 1.0
+    """One less the cosine to the code vectors of the face whose key it was given."""
     likeness: float = 2.0
     structure: float = 0.5
     edge: float = 0.3
     features: float = 0.3
-    key: float = 2e-4
-    """A nat of what the key tells about the face."""
-    emotion: float = 0.15
+    emotion: float = 0.03
+    """Little: the sketch shows an expression already, and a teacher that is to be convinced of fear
+    is so by specks."""
     gender: float = 0.05
     critic: float = 0.25
     codes: float = 0.2
-    apart: float = 0.35
-    """Reward for looking unlike the face whose thumbnail it was."""
-    twins: float = 0.5
-    """Reward for two keys that make two different faces of one thumbnail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,23 +142,34 @@ class FaceSet:
     """(N, 1) float32 from -1, labelled male, to 1, labelled female."""
     drawn: Tensor
     """(N, 3, S, S) uint8: what the code net makes of the pictures."""
-    persons: Tensor
-    """(N, F) float32: what the gender net sees of who they are, its last stage without places."""
+    points: Tensor
+    """(2, N, 5, 2) float32: how far landmarks lie off their template, in sides of the picture; and
+    of the mirror images."""
+    poses: Tensor
+    """(2, N, 2) float32, as ``streamface.align.pose`` has them, likewise."""
 
     def batch(self, vqvae: VqVae, rows: Tensor, mirrored: Tensor) -> FaceBatch:
         """Return the faces of (B,) rows, mirrored where (B,) ``mirrored``."""
         turned = mirrored.view(-1, 1, 1, 1)
         x, drawn = (p[rows].float() / 127.5 - 1 for p in (self.pictures, self.drawn))
         x, drawn = (torch.where(turned, p.flip(3), p) for p in (x, drawn))
-        numbers = self.codes[mirrored.long(), rows].long()
+        sides = mirrored.long()
+        numbers = self.codes[sides, rows].long()
         return FaceBatch(
             x.contiguous(memory_format=torch.channels_last),
             vqvae.codebook.look_up(numbers),
             self.expressions[rows],
             self.females[rows],
             drawn.contiguous(memory_format=torch.channels_last),
-            self.persons[rows],
+            self.points[sides, rows],
+            self.poses[sides, rows],
         )
+
+    def batches(self, vqvae: VqVae, size: int) -> Iterator[FaceBatch]:
+        """Yield every face and its mirror image."""
+        for rows in torch.split(torch.arange(len(self.pictures)), size):
+            for side in (False, True):
+                yield self.batch(vqvae, rows, torch.full((len(rows),), side))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,12 +184,10 @@ class FaceBatch:
     females: Tensor
     drawn: Tensor
     """(B, 3, S, S) in -1..1: the pictures by their codes alone."""
-    persons: Tensor
-
-    def only(self, rows: Tensor) -> FaceBatch:
-        """Return these rows, in this order."""
-        names = (each.name for each in dataclasses.fields(self))
-        return FaceBatch(*(getattr(self, name)[rows] for name in names))
+    points: Tensor
+    """(B, 5, 2)."""
+    poses: Tensor
+    """(B, 2)."""
 
     @property
     def thumbs(self) -> Tensor:
@@ -187,37 +195,24 @@ class FaceBatch:
         return F.adaptive_avg_pool2d(self.pictures, THUMB_PX)
 
 
-def input_spec(side_px: int) -> InputSpec:
-    """Return what the code nets see: the whole aligned face, in colour, -1..1."""
-    return InputSpec(
-        size_px=(side_px, side_px),
-        colour="rgb",
-        landmarks_px=landmarks_px(side_px),
-        mean=(127.5,) * 3,
-        std=(127.5,) * 3,
-    )
-
-
-def landmarks_px(side_px: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return (5, 2): where landmarks stand in FairFace's pictures shrunk to ``side_px``."""
-    return (FAIRFACE_LANDMARKS_PX * (side_px / FAIRFACE_SIDE_PX)).astype(np.float32)
-
-
 def face_set(
     vqvae: VqVae,
     pictures: Tensor,
     labels: Tensor,
+    landmarks: NDArray[np.float32],
     *,
     amp: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> FaceSet:
     """Return the set of (N, 3, S, S) uint8 pictures with (N,) gender labels, encoded and looked at.
 
-    Emotions are the shipped net's own, soft: FairFace has none. amp: in bfloat16.
+    landmarks: (N, 5, 2) in pixels of these pictures; where none were found (NaN), those of a face
+    that looks straight ahead. Emotions are the shipped net's own, soft: FairFace has none. amp: in
+    bfloat16.
     """
-    emotion, gender = _teachers(vqvae)
+    emotion, _ = _teachers(vqvae)
     codes: tuple[list[Tensor], list[Tensor]] = ([], [])
-    expressions, drawn, persons = [], [], []
+    expressions, drawn = [], []
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
         for batch in torch.split(pictures, 64):
             x = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
@@ -227,16 +222,26 @@ def face_set(
             again = (vqvae.decode(coded.vectors).clamp(-1, 1) + 1) * 127.5
             drawn.append(again.round().to(torch.uint8))
             expressions.append(calibrated(emotion, emotion(x)))
-            persons.append(_person(gender.look(x)))
             tick()
+    points = _both_ways(landmarks, pictures.shape[-1])
     return FaceSet(
         pictures=pictures,
         codes=torch.stack([torch.cat(each) for each in codes]).clone(),
         expressions=torch.cat(expressions).clone(),
         females=(labels.float() * 2 - 1)[:, None],
         drawn=torch.cat(drawn).clone(),
-        persons=torch.cat(persons).clone(),
+        points=torch.from_numpy((points - landmarks_px(1)).astype(np.float32)),
+        poses=torch.from_numpy(pose(points)),
     )
+
+
+def _both_ways(landmarks: NDArray[np.float32], side_px: int) -> NDArray[np.float32]:
+    """Return (2, N, 5, 2) landmarks in sides of the picture, as they are and mirrored."""
+    here = landmarks / np.float32(side_px)
+    here = np.where(np.isfinite(here), here, landmarks_px(1)).astype(np.float32)
+    there = here[:, (1, 0, 2, 4, 3)]
+    there[..., 0] = 1 - there[..., 0]
+    return np.stack((here, there))
 
 
 def jittered(pictures: Tensor, seed: int) -> Tensor:
@@ -265,6 +270,9 @@ class EditTrainer(nn.Module):
         mask = face_mask(input_spec(vqvae.config.side_px)).copy()
         self.register_buffer("mask", torch.from_numpy(mask), persistent=False)
         self.register_buffer("prices", change_prices(vqvae.config.side_px), persistent=False)
+
+    def prepare(self, train: FaceSet) -> None:
+        """Nothing: an editor starts as the identity."""
 
     def made(self, batch: FaceBatch, emotions: Tensor) -> tuple[Tensor, Tensor]:
         """Return pictures with another emotion, and the commitment.
@@ -319,104 +327,116 @@ class EditTrainer(nn.Module):
 
 
 class InventTrainer(nn.Module):
-    """An inventor, the describer that gives real faces their keys, and a critic."""
+    """An inventor, what reads the keys of real faces, and a critic."""
 
     name = "inventor"
 
     def __init__(self, vqvae: VqVae, config: ResynthConfig) -> None:
         super().__init__()
         self.net = Inventor(config.inventor)
-        self.describer = Describer(config.inventor)
+        self.reader = KeyReader(config.inventor.key_width)
         self.critic = Critic()
         self._fixed = (vqvae, *_teachers(vqvae))
         self._weights = config.invent
         self._keys = config.inventor.key_width
 
-    def made(
-        self, thumbs: Tensor, expressions: Tensor, females: Tensor, keys: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return (N, 3, S, S) pictures and the commitment."""
+    def prepare(self, train: FaceSet) -> None:
+        """Find in what faces differ; a run that goes on finds the same."""
+        sketch.fit(self.net, self.reader, train.batches(self._fixed[0], _STEP))
+
+    def made(self, batch: FaceBatch, expressions: Tensor, keys: Tensor) -> Drawn:
+        """Return who has these keys in the place of the faces of a batch."""
+        return self._drawn(batch, expressions, batch.females, keys)
+
+    def _drawn(self, batch: FaceBatch, expressions: Tensor, females: Tensor, keys: Tensor) -> Drawn:
         vqvae = self._fixed[0]
-        coded = vqvae.codebook(self.net(thumbs, expressions, females, keys).float())
-        return vqvae.decode(coded.vectors), coded.commitment
+        vectors = self.net(batch.thumbs, expressions, females, batch.poses, keys).float()
+        coded = vqvae.codebook(vectors)
+        return Drawn(vqvae.decode(coded.vectors), vectors, coded.commitment)
 
     def step(self, batch: FaceBatch, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return the net's loss, what to show the critic (drawn, detached), and photographs.
 
-        Half of the batch is drawn again from its own key; of the other half each face is made into
-        two other people.
+        Half of the batch is drawn again from its own key; the others become other people.
         """
         _, emotion, gender = self._fixed
         weights = self._weights
         count, half = len(batch.pictures), len(batch.pictures) // 2
-        mean, log_variance = self.describer(batch.vectors)
-        noise = torch.from_numpy(rng.standard_normal((count, self._keys), np.float32))
-        own = mean + torch.exp(0.5 * log_variance) * noise
-        keys = torch.cat((own[:half], noise[half:]))
-        twins = half + (count - half) // 2
-        rows = torch.cat((torch.arange(twins), torch.arange(half, half + count - twins)))
-        batch = batch.only(rows)
-        expressions, wanted = _expressions(batch.expressions, half, rng)
-        expressions, wanted = expressions[rows], wanted[rows]
-        hidden = torch.from_numpy(rng.random((count, 1)) < 0.3)[rows]
+        with torch.no_grad():
+            own = self.reader(batch)
+        keys = torch.from_numpy(rng.standard_normal((count, self._keys), np.float32))
+        keys = torch.cat((own[:half], keys[half:]))
+        wanted = _expressions(batch.expressions, half, rng)
+        hidden = torch.from_numpy(rng.random((count, 1)) < 0.3)
         females = torch.where(hidden, torch.zeros_like(batch.females), batch.females)
-        made, commitment = self.made(batch.thumbs, expressions, females, keys)
+        made, vectors, commitment = self._drawn(batch, wanted, females, keys)
         made = made.contiguous(memory_format=torch.channels_last)
         x, again = batch.pictures[:half], made[:half]
-        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        seen, other = emotion.look(again), gender.look(made[half:])
+        seen, other = emotion.look(again), gender(made[half:])
         with torch.no_grad():
             meant = emotion.look(x)
-        logits = emotion(_dimmed(made, rng), rng)
+        logits = emotion(_seen_badly(made[half:], rng), rng)
         thumbs = F.adaptive_avg_pool2d(made, THUMB_PX)
+        to_codes = F.cosine_similarity(vectors[:half], batch.vectors[:half], 1)
         loss = (
-            weights.likeness * (again - x).abs().mean()
+            weights.vectors * (1 - to_codes).mean()
+            + weights.likeness * (again - x).abs().mean()
             + weights.structure * (1 - ssim(again, x))
             + weights.edge * edges(again, x)
             + weights.features * _features(seen.features, meant.features)
-            + weights.key * divergence
-            + weights.emotion * _soft_heads(logits, wanted)
-            + weights.gender * _says_gender(other.logits, females[half:])
+            + weights.emotion * _soft_heads(logits, wanted[half:])
+            + weights.gender * _says_gender(other, females[half:])
             + weights.critic * _pleases(self.critic, made)
             + weights.codes * commitment
             + weights.likeness * (thumbs - batch.thumbs).abs().mean()
-            - weights.apart * _apart(_person(other), batch.persons[half:])
-            - weights.twins * _twins_apart(other.features[-1], twins - half)
         )
         # Not the photographs themselves: a critic should not learn to tell the code net's blur.
         return loss, made.detach(), batch.drawn
 
     def preview(self, batch: FaceBatch, path: Path) -> None:
-        """Write a PNG: photographs, drawn again, and as four other people."""
-        mean, _ = self.describer(batch.vectors)
+        """Write a PNG: photographs, drawn again, sketches and faces of three other people."""
         rng = np.random.default_rng(0)
-        rows = [batch.pictures]
-        keys = [mean]
-        keys += [
-            torch.from_numpy(rng.standard_normal((1, self._keys), np.float32)).expand_as(mean)
-            for _ in range(4)
-        ]
-        rows += [self.made(batch.thumbs, batch.expressions, batch.females, key)[0] for key in keys]
+        own = self.reader(batch)
+        said = sketch.told(batch)
+        rows = [batch.pictures, _enlarged(self.net.sketch(said, own))]
+        rows.append(self.made(batch, batch.expressions, own).pictures)
+        for _ in range(3):
+            keys = torch.from_numpy(rng.standard_normal((1, self._keys), np.float32)).expand_as(own)
+            rows.append(_enlarged(self.net.sketch(said, keys)))
+            rows.append(self.made(batch, batch.expressions, keys).pictures)
         for wanted in (2, 3, 5):
-            asked = _sure(torch.tensor([wanted]), torch.tensor([0.95])).expand(len(mean), -1)
-            rows.append(self.made(batch.thumbs, asked, batch.females, keys[1])[0])
+            asked = _sure(torch.tensor([wanted]), torch.tensor([0.95])).expand(len(own), -1)
+            rows.append(self.made(batch, asked, keys).pictures)
         write_grid(rows, path)
 
     def score(self, batch: FaceBatch) -> dict[str, float]:
         """Return how near a face is drawn again, and how often its expression is kept by others."""
-        mean, log_variance = self.describer(batch.vectors)
-        again, _ = self.made(batch.thumbs, batch.expressions, batch.females, mean)
+        own = self.reader(batch)
+        again = self.made(batch, batch.expressions, own).pictures
         rng = np.random.default_rng(0)
-        keys = torch.from_numpy(rng.standard_normal(tuple(mean.shape), np.float32))
-        other, _ = self.made(batch.thumbs, batch.expressions, batch.females, keys)
+        keys = torch.from_numpy(rng.standard_normal(tuple(own.shape), np.float32))
+        other = self.made(batch, batch.expressions, keys).pictures
         said = self._fixed[1](other.clamp(-1, 1))[:, :_CLASSES].argmax(1)
-        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
         error = (again.clamp(-1, 1) - batch.pictures).abs().mean()
         return {
             "again_error": round(error.item(), 4),
             "kept": round((said == batch.expressions.argmax(1)).float().mean().item(), 4),
-            "key_nats": round(divergence.item(), 1),
+            "key_spread": round(own.std().item(), 3),
         }
+
+
+def _enlarged(sketches: Tensor) -> Tensor:
+    return F.interpolate(sketches, scale_factor=2.0, mode="bilinear")
+
+
+class Drawn(NamedTuple):
+    """What an inventor makes of a batch."""
+
+    pictures: Tensor
+    """(N, 3, S, S), about -1..1."""
+    vectors: Tensor
+    """(N, D, h, w), not of length one."""
+    commitment: Tensor
 
 
 def load_editor(run_dir: Path) -> tuple[Editor, dict[str, object]]:
@@ -628,25 +648,6 @@ def _says_gender(logits: Tensor, females: Tensor) -> Tensor:
     return (wrong * asked).sum() / asked.sum().clamp_min(1)
 
 
-def _person(seen: Seen) -> Tensor:
-    return seen.features[-1].mean((2, 3)).float()
-
-
-def _twins_apart(features: Tensor, count: int) -> Tensor:
-    """Return how different faces are from those ``count`` rows further on, up to a bound.
-
-    features: (N, C, h, w); places count, so that the cut of a face does.
-    """
-    flat = features.float().flatten(1)
-    there = flat[count : 2 * count]
-    return (1 - F.cosine_similarity(flat[: len(there)], there)).clamp(max=0.5).mean()
-
-
-def _apart(there: Tensor, here: Tensor) -> Tensor:
-    """Return how different two sets of (N, F) persons are, up to a bound."""
-    return (1 - F.cosine_similarity(there, here)).clamp(max=0.5).mean()
-
-
 def _dimmed(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Add noise: what convinces only without it is no expression."""
     noise = torch.from_numpy(rng.standard_normal(tuple(pictures.shape), np.float32))
@@ -662,17 +663,16 @@ def _seen_badly(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return seen
 
 
-def _expressions(own: Tensor, half: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return what to ask for and what the teacher should say: the faces' own, some made up.
+def _expressions(own: Tensor, half: int, rng: np.random.Generator) -> Tensor:
+    """Return (N, 7): what to ask for, and the teacher should say.
 
-    Of the first ``half`` all keep their own; of the others two thirds are made up.
+    The first ``half`` keep their own; of the others half are made up.
     """
     count = len(own)
     labels = torch.from_numpy(rng.integers(0, _CLASSES, count))
     shares = torch.from_numpy(rng.uniform(*_SURE, count).astype(np.float32))
-    made_up = torch.from_numpy(rng.random(count) < 2 / 3) & (torch.arange(count) >= half)
-    asked = torch.where(made_up[:, None], _sure(labels, shares), own)
-    return asked, asked
+    made_up = torch.from_numpy(rng.random(count) < 0.5) & (torch.arange(count) >= half)
+    return torch.where(made_up[:, None], _sure(labels, shares), own)
 
 
 def _sure(labels: Tensor, shares: Tensor) -> Tensor:
