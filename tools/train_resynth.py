@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         threads=args.threads,
         amp=args.amp,
+        peak_rate=args.peak_rate,
         critic_rate=args.critic_rate,
     )
     note_commit(args.out, resume=args.resume)
@@ -101,6 +102,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument("--peak-rate", type=float, default=4e-4, help="learning rate: 4e-4")
     parser.add_argument(
         "--critic-rate", type=float, default=1.2e-3, help="learning rate of the critic: 1.2e-3"
     )
