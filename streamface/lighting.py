@@ -2,7 +2,7 @@
 
 It is all of a source's looks that whoever stands in for it is given. Sixteen means of three
 colours, which an inventor was told of before, were enough for a recogniser to take one stand-in in
-eight more for the person behind it (DECISIONS.md 23).
+nine more for the person behind it (DECISIONS.md 23).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Faces re-made by the code nets: crops in, pictures out, batched over faces, frames and streams.
 
 ``Reenactor`` gives a face another emotion. ``Inventor`` draws somebody who does not exist: all it
-is told of a face is a thumbnail of 4 x 4 pixels, seven probabilities of its expression, how the
-head is turned and, if that is wanted, a gender; who it becomes lies in a key of random numbers.
+is told of a face is the light on it, seven probabilities of its expression, how the head is turned
+and, if that is wanted, a gender; who it becomes lies in a key of random numbers.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ class Inventor(_CodeNet):
     ) -> BatchF32:
         """Return (N, 3, S, S) RGB, 0..255: somebody else in the pose and light of each crop.
 
-        crops: (N, 3, S, S) by ``crop_into``, of which the net sees 4 x 4 means. expressions:
-        (N, 7) probabilities. females: (N,) -1 male to 1 female, 0 for no matter. poses: (N, 2) by
-        ``align.pose``. keys: (N, key_width) standard normal.
+        crops: (N, 3, S, S) by ``crop_into``, of which the net sees the light, as ``lighting`` has
+        it. expressions: (N, 7) probabilities. females: (N,) -1 male to 1 female, 0 for no matter.
+        poses: (N, 2) by ``align.pose``. keys: (N, key_width) standard normal.
         """
         count = len(crops)
         scenes = np.zeros((count, *self.card.conditions["scenes"]), np.float32)

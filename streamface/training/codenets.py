@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from streamface.frame import EMOTIONS
 
 THUMB_PX: Final = 4
-"""Side of all that the inventor sees of a face. At 8 a recogniser still knew every second person by
-the thumbnail alone; at 4 it knows no more than chance (engines/README.md)."""
+"""Side of what an inventor is told of a picture. Nothing finer is left of a face there; and of one
+that it stands in for no more than the light on it reaches it (``export_resynth.Light``)."""
 SKETCH_PX: Final = 32
 """Side of the blurred face that an inventor begins with."""
 POSE_WIDTH: Final = 2
