@@ -401,13 +401,11 @@ class StandIns:
             np.repeat(pose(job.landmarks_px)[None], count, 0),
             np.concatenate((nobody, keys)),
         )
-        usual, *people = (self._light.cast_on(each, crop) for each in made)
-        source = (crop + 1) * np.float32(127.5)
-        scores = [
-            features_alike(each, source, self._inside)
-            - _HUMAN * features_alike(each, usual, self._inside)
-            for each in people
-        ]
+        usual, *people = (
+            features_of(self._light.cast_on(each, crop), self._inside) for each in made
+        )
+        source = features_of((crop + 1) * np.float32(127.5), self._inside)
+        scores = np.stack(people) @ (source - np.float32(_HUMAN) * usual)
         return np.asarray(keys[int(np.argmin(scores))], np.float32)
 
     def _forget(self, frame: Frame) -> None:
@@ -512,20 +510,19 @@ def _change(now: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np
     return np.asarray(cv2.blur(change, (5, 5)), np.float32)  # a single pixel is no movement
 
 
-def features_alike(
-    one: NDArray[np.float32], other: NDArray[np.float32], inside: NDArray[np.bool_]
-) -> float:
-    """Return the correlation, -1..1, of the features of two (3, S, S) faces: light left out."""
+def features_of(face: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the features of a (3, S, S) face, 0..255, light left out: a vector of length one.
+
+    inside: (S, S), the N pixels that count. (N,) float32; all zero of a face without features. The
+    products of two are their correlation, -1..1.
+    """
     import cv2
 
-    def features(face: NDArray[np.float32]) -> NDArray[np.float32]:
-        luma = np.ascontiguousarray(_luma(face)[0])
-        light = cv2.GaussianBlur(luma, (0, 0), luma.shape[0] / 10)
-        return np.asarray((luma - light)[inside], np.float32)
-
-    a, b = features(one), features(other)
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / size if size > 0 else 0.0
+    luma = np.ascontiguousarray(_luma(face)[0])
+    light = cv2.GaussianBlur(luma, (0, 0), luma.shape[0] / 10)
+    features = (luma - light)[inside]
+    size = float(np.linalg.norm(features))
+    return np.asarray(features / size if size > 0 else features, np.float32)
 
 
 def tinted_as(crop: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:

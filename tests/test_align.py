@@ -13,14 +13,21 @@ from streamface.align import invert, pose, similarity, transform
 FACE = np.array([(30, 40), (70, 42), (50, 60), (35, 80), (66, 81)], np.float32)
 
 
-@given(
-    angle=st.floats(-3.1, 3.1),
-    scale=st.floats(0.05, 20),
-    shift=st.tuples(st.floats(-500, 500), st.floats(-500, 500)),
-)
-def test_a_moved_face_is_moved_back_exactly(angle, scale, shift):
+SCALES = st.floats(0.05, 20)
+
+
+@st.composite
+def moves(draw, scale):
+    """Draw where FACE may lie, so many times as large."""
+    angle = draw(st.floats(-3.1, 3.1))
+    shift = draw(st.tuples(st.floats(-500, 500), st.floats(-500, 500)))
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    moved = (FACE @ turn.T + shift).astype(np.float32)
+    return (FACE @ turn.T + shift).astype(np.float32)
+
+
+@given(data=st.data(), scale=SCALES)
+def test_a_moved_face_is_moved_back_exactly(data, scale):
+    moved = data.draw(moves(scale))
     back = transform(similarity(moved, FACE), moved)
     np.testing.assert_allclose(back, FACE, atol=0.05 + 1e-3 / scale)
 
@@ -55,14 +62,9 @@ def test_unequal_point_lists_are_refused():
         similarity(FACE[:4], FACE)
 
 
-@given(
-    angle=st.floats(-3.1, 3.1),
-    scale=st.floats(0.5, 20),
-    shift=st.tuples(st.floats(-500, 500), st.floats(-500, 500)),
-)
-def test_a_pose_is_of_the_head_and_not_of_where_it_lies(angle, scale, shift):
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    moved = (FACE @ turn.T + shift).astype(np.float32)
+@given(data=st.data(), scale=SCALES)
+def test_a_pose_is_of_the_head_and_not_of_where_it_lies(data, scale):
+    moved = data.draw(moves(scale))
     np.testing.assert_allclose(pose(moved), pose(FACE), atol=2e-3)
 
 

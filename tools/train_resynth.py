@@ -52,10 +52,11 @@ def run(args: argparse.Namespace) -> None:
     pictures = vqvae.pictures(data, rows, net.config.side_px)
     if args.jitter:
         pictures = resynthesis.jittered(pictures, args.seed)
-    train = _face_set(net, data.only(rows), pictures, amp=args.amp)
+    posed = args.net == "inventor"
+    train = _face_set(net, data.only(rows), pictures, posed=posed, amp=args.amp)
     few_data = data.only(held_out[:_HELD_OUT])
     few_pictures = vqvae.pictures(few_data, np.arange(len(few_data.files)), net.config.side_px)
-    few = _face_set(net, few_data, few_pictures, amp=args.amp)
+    few = _face_set(net, few_data, few_pictures, posed=posed, amp=args.amp)
     config = ResynthConfig(
         epochs=args.epochs,
         seed=args.seed,
@@ -78,9 +79,12 @@ def run(args: argparse.Namespace) -> None:
     resynthesis.fit(trainer, train, few, net, config, run_dir=args.out, resume=args.resume)
 
 
-def _face_set(net: VqVae, data: GenderData, pictures: Tensor, *, amp: bool) -> resynthesis.FaceSet:
+def _face_set(
+    net: VqVae, data: GenderData, pictures: Tensor, *, posed: bool, amp: bool
+) -> resynthesis.FaceSet:
+    """posed: look for landmarks, which an editor does not need."""
     with commandline.counter("finding landmarks", len(data.files)) as tick:
-        found = data.found(anew=True, tick=tick).landmarks_px
+        found = data.found(anew=posed, tick=tick).landmarks_px
     landmarks = found * np.float32(net.config.side_px / FAIRFACE_SIDE_PX)
     labels = torch.from_numpy(data.labels)
     with commandline.counter("encoding", -(-len(labels) // 64)) as tick:

@@ -344,11 +344,14 @@ class InventTrainer(nn.Module):
         """Find in what faces differ; a run that goes on finds the same."""
         sketch.fit(self.net, self.reader, train.batches(self._fixed[0], _STEP))
 
-    def made(self, batch: FaceBatch, expressions: Tensor, keys: Tensor) -> Drawn:
-        """Return who has these keys in the place of the faces of a batch."""
-        return self._drawn(batch, expressions, batch.females, keys)
+    def made(
+        self, batch: FaceBatch, expressions: Tensor, keys: Tensor, females: Tensor | None = None
+    ) -> Drawn:
+        """Return who has these keys in the place of the faces of a batch.
 
-    def _drawn(self, batch: FaceBatch, expressions: Tensor, females: Tensor, keys: Tensor) -> Drawn:
+        females: (N, 1), by default the batch's own.
+        """
+        females = batch.females if females is None else females
         vqvae = self._fixed[0]
         vectors = self.net(batch.thumbs, expressions, females, batch.poses, keys).float()
         coded = vqvae.codebook(vectors)
@@ -369,7 +372,7 @@ class InventTrainer(nn.Module):
         wanted = _expressions(batch.expressions, half, rng)
         hidden = torch.from_numpy(rng.random((count, 1)) < 0.3)
         females = torch.where(hidden, torch.zeros_like(batch.females), batch.females)
-        made, vectors, commitment = self._drawn(batch, wanted, females, keys)
+        made, vectors, commitment = self.made(batch, wanted, keys, females)
         made = made.contiguous(memory_format=torch.channels_last)
         x, again = batch.pictures[:half], made[:half]
         seen, other = emotion.look(again), gender(made[half:])
