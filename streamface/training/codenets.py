@@ -143,6 +143,13 @@ class Inventor(nn.Module):
         """Return (N, 3, SKETCH_PX, SKETCH_PX), about -1..1, of what ``tell`` returned and keys."""
         return F.pixel_shuffle(self._by_fours(told, keys), 2)
 
+    def outline(
+        self, thumbs: Tensor, expressions: Tensor, females: Tensor, poses: Tensor
+    ) -> Tensor:
+        """Return (N, 12, 16, 16): the sketch, by fours, of the usual person who is told of so."""
+        told = tell(thumbs, expressions, females, poses)
+        return self._by_fours(told, told.new_zeros(len(told), self.config.key_width))
+
     def _by_fours(self, told: Tensor, keys: Tensor) -> Tensor:
         axes, mean = cast("Tensor", self.axes), cast("Tensor", self.mean)
         flat = F.linear(torch.cat((told, keys), 1), axes, mean)
@@ -207,6 +214,40 @@ class Critic(nn.Module):
         """Return (N, 1, h, w) scores of patches and (N, 1, 1, 1) of the whole of (N, 3, 64, 64)."""
         early = self.early(x)
         return self.patches(early), self.whole(self.late(early))
+
+
+class CodeCritic(nn.Module):
+    """Tells the codes of photographs from invented ones: a score a patch, and one for the whole.
+
+    It never sees a pixel, so it costs a tenth of a critic of pictures and sees the whole face in
+    three layers. It is told what the inventor is told, so that a face must also be right in its
+    light and its pose.
+    """
+
+    def __init__(self, code_width: int, widths: tuple[int, int, int] = (64, 128, 160)) -> None:
+        super().__init__()
+        fine, coarse, last = widths
+        self._scale = code_width**0.5  # unit vectors: brought to a variance of one
+        self.early = nn.Sequential(
+            nn.Conv2d(code_width + _CHANNELS * 4, fine, 3, 1, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(fine, coarse, 4, 2, 1), nn.LeakyReLU(0.2),
+        )  # fmt: skip
+        self.patches = nn.Sequential(
+            nn.Conv2d(coarse, coarse, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(coarse, 1, 1)
+        )
+        self.whole = nn.Sequential(
+            nn.Conv2d(coarse, last, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(last, last, 4), nn.LeakyReLU(0.2),
+            nn.Conv2d(last, 1, 1),
+        )  # fmt: skip
+
+    def forward(self, vectors: Tensor, outline: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, 1, 8, 8) scores of patches and (N, 1, 1, 1) of the whole.
+
+        vectors: (N, D, 16, 16) code vectors. outline: as ``Inventor.outline`` has it.
+        """
+        early = self.early(torch.cat((self._scale * vectors, 2 * outline), 1))
+        return self.patches(early), self.whole(early)
 
 
 def _spectral(layer: nn.Module) -> nn.Module:

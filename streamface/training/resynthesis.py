@@ -1,8 +1,8 @@
 """The recipes of the two nets on the codes: emotions edited, and faces invented.
 
 The code net (``VqVae``) is finished and stays as it is. What is drawn is held to four things: to
-the photograph it comes from, to a critic that knows photographs, to what the shipped classifiers
-see in it, and to its own codes.
+the photograph it comes from, to a critic that knows photographs or their codes, to what the shipped
+classifiers see in it, and to its own codes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from streamface.training.checkpoint import (
 )
 from streamface.training.codenets import (
     THUMB_PX,
+    CodeCritic,
     Critic,
     Editor,
     EditorConfig,
@@ -46,9 +47,8 @@ from streamface.training.teachers import (
     Teacher,
     calibrated,
     emotion_teacher,
-    gender_teacher,
 )
-from streamface.training.vq import edges, ssim
+from streamface.training.vq import edges
 from streamface.training.vqvae import write_grid
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ _AS_TRACKED: Final = AugmentConfig(
     rotate_deg=6.0, scale_frac=0.08, shift_frac=0.04, aspect_frac=0.04
 )
 _DEAR_ELSEWHERE: Final = 4.0
+_AGAIN_FRAC: Final = 1 / 3
+"""Of the faces of a batch: those that are drawn again; strangers take the place of the others."""
+_DRAWN_FRAC: Final = 0.5
+"""Of the steps of an inventor: those in which pictures are drawn of its codes, and looked at. It
+costs as much as the net itself, and a critic of codes needs none."""
+_STEEPNESS_FRAC: Final = 0.125
+"""Of the steps of its critic: those that price how steep it is (Karras et al. 2020)."""
 _SURE: Final = (0.7, 1.0)
 """Share of the emotion asked for in an expression that is made up; the rest is spread evenly."""
 
@@ -96,15 +103,14 @@ class InventWeights:
     vectors: float = 1.0
     """One less the cosine to the code vectors of the face whose key it was given."""
     likeness: float = 2.0
-    structure: float = 0.5
     edge: float = 0.3
-    features: float = 0.3
     emotion: float = 0.03
     """Little: the sketch shows an expression already, and a teacher that is to be convinced of fear
     is so by specks."""
-    gender: float = 0.05
-    critic: float = 0.25
+    critic: float = 0.2
     codes: float = 0.2
+    steepness: float = 0.1
+    """What the critic pays for being steep; at ten times that it could hardly tell a thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class ResynthConfig:
     batch_size: int = 32
     peak_rate: float = 4e-4
     critic_rate: float = 1.2e-3
-    """Three times the other: at the same rate the critic of the inventor could tell nothing."""
+    """Of an editor three times the other: at the same rate a critic of pictures tells nothing."""
     warmup_frac: float = 0.03
     ema_pictures: float = 10_000.0
     threads: int = 1
@@ -210,7 +216,7 @@ def face_set(
     that looks straight ahead. Emotions are the shipped net's own, soft: FairFace has none. amp: in
     bfloat16.
     """
-    emotion, _ = _teachers(vqvae)
+    emotion = _teacher(vqvae)
     codes: tuple[list[Tensor], list[Tensor]] = ([], [])
     expressions, drawn = [], []
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
@@ -256,16 +262,27 @@ def jittered(pictures: Tensor, seed: int) -> Tensor:
     return out
 
 
+class Step(NamedTuple):
+    """What a net did with a batch."""
+
+    loss: Tensor
+    drawn: tuple[Tensor, ...]
+    """For the critic, without gradients: what it takes, of what was made."""
+    real: tuple[Tensor, ...]
+    """The same of photographs."""
+
+
 class EditTrainer(nn.Module):
     """An editor and its critic, and how they learn."""
 
     name = "editor"
+    momentum = 0.5
 
     def __init__(self, vqvae: VqVae, config: ResynthConfig) -> None:
         super().__init__()
         self.net = Editor(config.editor)
         self.critic = Critic()
-        self._fixed = (vqvae, *_teachers(vqvae))
+        self._fixed = (vqvae, _teacher(vqvae))  # in a tuple, which torch does not train
         self._weights = config.edit
         mask = face_mask(input_spec(vqvae.config.side_px)).copy()
         self.register_buffer("mask", torch.from_numpy(mask), persistent=False)
@@ -280,20 +297,20 @@ class EditTrainer(nn.Module):
         A picture changes by the difference of two decodings, under the mask of the stream: what
         the codes lose of a face is not lost twice.
         """
-        vqvae = self._fixed[0]
+        vqvae, _ = self._fixed
         coded = vqvae.codebook(self.net(batch.vectors, emotions).float())
         edited = vqvae.decode(coded.vectors)
         mask = cast("Tensor", self.mask)
         return batch.pictures + mask * (edited - batch.drawn), coded.commitment
 
-    def step(self, batch: FaceBatch, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the net's loss, what to show the critic (drawn, detached), and photographs."""
-        emotion, weights = self._fixed[1], self._weights
+    def step(self, batch: FaceBatch, rng: np.random.Generator) -> Step:
+        """Return the net's loss and pictures for the critic."""
+        weights = self._weights
         wanted = torch.from_numpy(rng.integers(0, _CLASSES, len(batch.pictures)))
         asked = F.one_hot(wanted, _CLASSES).float()
         made, commitment = self.made(batch, asked)
         made = made.contiguous(memory_format=torch.channels_last)
-        logits = emotion(_seen_badly(made, rng), rng)
+        logits = self._fixed[1](_seen_badly(made, rng), rng)
         # A face that shows the emotion already has nothing to gain from a change.
         shown = (batch.expressions * asked).sum(1)
         change = made - batch.pictures
@@ -303,7 +320,11 @@ class EditTrainer(nn.Module):
             + weights.critic * _pleases(self.critic, made)
             + weights.codes * commitment
         )
-        return loss, made.detach(), batch.pictures
+        return Step(loss, (made.detach(),), (batch.pictures,))
+
+    def critic_loss(self, step: Step, rng: np.random.Generator) -> Tensor:  # noqa: ARG002
+        """Return the hinge loss (Lim and Ye 2017) of what a step showed."""
+        return _hinge(self.critic, *step.drawn, sign=1) + _hinge(self.critic, *step.real, sign=-1)
 
     def _every_emotion(self, batch: FaceBatch) -> Iterator[Tensor]:
         """Yield the batch's pictures with each of EMOTIONS."""
@@ -327,16 +348,18 @@ class EditTrainer(nn.Module):
 
 
 class InventTrainer(nn.Module):
-    """An inventor, what reads the keys of real faces, and a critic."""
+    """An inventor, what reads the keys of real faces, and a critic of codes."""
 
     name = "inventor"
+    momentum = 0.0
+    """Of Adam: two nets that answer each other's last step should not remember those before."""
 
     def __init__(self, vqvae: VqVae, config: ResynthConfig) -> None:
         super().__init__()
         self.net = Inventor(config.inventor)
         self.reader = KeyReader(config.inventor.key_width)
-        self.critic = Critic()
-        self._fixed = (vqvae, *_teachers(vqvae))
+        self.critic = CodeCritic(config.inventor.code_width)
+        self._fixed = (vqvae, _teacher(vqvae))  # in a tuple, which torch does not train
         self._weights = config.invent
         self._keys = config.inventor.key_width
 
@@ -344,57 +367,80 @@ class InventTrainer(nn.Module):
         """Find in what faces differ; a run that goes on finds the same."""
         sketch.fit(self.net, self.reader, train.batches(self._fixed[0], _STEP))
 
-    def made(
-        self, batch: FaceBatch, expressions: Tensor, keys: Tensor, females: Tensor | None = None
-    ) -> Drawn:
-        """Return who has these keys in the place of the faces of a batch.
+    def made(self, batch: FaceBatch, expressions: Tensor, keys: Tensor) -> Tensor:
+        """Return (N, 3, S, S): who has these keys in the place of the faces of a batch."""
+        vectors = self.net(batch.thumbs, expressions, batch.females, batch.poses, keys).float()
+        vqvae, _ = self._fixed
+        return vqvae.decode(vqvae.codebook(vectors).vectors)
 
-        females: (N, 1), by default the batch's own.
+    def step(self, batch: FaceBatch, rng: np.random.Generator) -> Step:
+        """Return the net's loss and codes for the critic.
+
+        Some of the batch is drawn again from its own key; the others become other people, and
+        these alone are held to the critic: near copies would be all that it learns from.
         """
-        females = batch.females if females is None else females
-        vqvae = self._fixed[0]
-        vectors = self.net(batch.thumbs, expressions, females, batch.poses, keys).float()
-        coded = vqvae.codebook(vectors)
-        return Drawn(vqvae.decode(coded.vectors), vectors, coded.commitment)
-
-    def step(self, batch: FaceBatch, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the net's loss, what to show the critic (drawn, detached), and photographs.
-
-        Half of the batch is drawn again from its own key; the others become other people.
-        """
-        _, emotion, gender = self._fixed
         weights = self._weights
-        count, half = len(batch.pictures), len(batch.pictures) // 2
+        count = len(batch.pictures)
+        again = round(_AGAIN_FRAC * count)
         with torch.no_grad():
             own = self.reader(batch)
         keys = torch.from_numpy(rng.standard_normal((count, self._keys), np.float32))
-        keys = torch.cat((own[:half], keys[half:]))
-        wanted = _expressions(batch.expressions, half, rng)
+        keys = torch.cat((own[:again], keys[again:]))
+        wanted = _expressions(batch.expressions, again, rng)
         hidden = torch.from_numpy(rng.random((count, 1)) < 0.3)
         females = torch.where(hidden, torch.zeros_like(batch.females), batch.females)
-        made, vectors, commitment = self.made(batch, wanted, keys, females)
-        made = made.contiguous(memory_format=torch.channels_last)
-        x, again = batch.pictures[:half], made[:half]
-        seen, other = emotion.look(again), gender(made[half:])
-        with torch.no_grad():
-            meant = emotion.look(x)
-        logits = emotion(_seen_badly(made[half:], rng), rng)
-        thumbs = F.adaptive_avg_pool2d(made, THUMB_PX)
-        to_codes = F.cosine_similarity(vectors[:half], batch.vectors[:half], 1)
+        vectors = self.net(batch.thumbs, wanted, females, batch.poses, keys).float()
+        coded = self._fixed[0].codebook(vectors)
+        with torch.no_grad():  # of no expression: what is made up would give itself away
+            even = torch.full_like(wanted, 1 / _CLASSES)
+            outline = self.net.outline(batch.thumbs, even, females, batch.poses)
+        to_codes = F.cosine_similarity(vectors[:again], batch.vectors[:again], 1)
+        strangers = (coded.vectors[again:], outline[again:])
         loss = (
             weights.vectors * (1 - to_codes).mean()
-            + weights.likeness * (again - x).abs().mean()
-            + weights.structure * (1 - ssim(again, x))
-            + weights.edge * edges(again, x)
-            + weights.features * _features(seen.features, meant.features)
-            + weights.emotion * _soft_heads(logits, wanted[half:])
-            + weights.gender * _says_gender(other, females[half:])
-            + weights.critic * _pleases(self.critic, made)
-            + weights.codes * commitment
-            + weights.likeness * (thumbs - batch.thumbs).abs().mean()
+            + weights.critic * _doubted([-score for score in self.critic(*strangers)])
+            + weights.codes * coded.commitment
         )
-        # Not the photographs themselves: a critic should not learn to tell the code net's blur.
-        return loss, made.detach(), batch.drawn
+        if rng.random() < _DRAWN_FRAC:
+            loss = loss + self._looks(batch, coded.vectors, wanted, again, rng)
+        return Step(loss, (strangers[0].detach(), strangers[1]), (batch.vectors, outline))
+
+    def _looks(
+        self,
+        batch: FaceBatch,
+        vectors: Tensor,
+        wanted: Tensor,
+        again: int,
+        rng: np.random.Generator,
+    ) -> Tensor:
+        """Return the price of how what is drawn of the codes looks, the first ``again`` as real."""
+        weights = self._weights
+        vqvae, emotion = self._fixed
+        made = vqvae.decode(vectors)
+        x = batch.pictures[:again]
+        logits = emotion(_seen_badly(made[again:], rng), rng)
+        lit = (F.adaptive_avg_pool2d(made, THUMB_PX) - batch.thumbs).abs().mean()
+        return (
+            weights.likeness * ((made[:again] - x).abs().mean() + lit)
+            + weights.edge * edges(made[:again], x)
+            + weights.emotion * _soft_heads(logits, wanted[again:])
+        )
+
+    def critic_loss(self, step: Step, rng: np.random.Generator) -> Tensor:
+        """Return the logistic loss of what a step showed (Goodfellow et al. 2014).
+
+        Now and then with a price on how steep the critic is at photographs (R1, Mescheder 2018).
+        """
+        (vectors, outline), steep = step.real, rng.random() < _STEEPNESS_FRAC
+        vectors = vectors.detach().requires_grad_(steep)
+        real = self.critic(vectors, outline)
+        loss = _doubted(self.critic(*step.drawn)) + _doubted([-score for score in real])
+        if steep:
+            total = real[0].float().mean((1, 2, 3)).sum() + real[1].float().sum()
+            (slope,) = torch.autograd.grad(total, vectors, create_graph=True)
+            price = self._weights.steepness / (2 * _STEEPNESS_FRAC)
+            loss = loss + price * slope.square().sum((1, 2, 3)).mean()
+        return loss
 
     def preview(self, batch: FaceBatch, path: Path) -> None:
         """Write a PNG: photographs, drawn again, sketches and faces of three other people."""
@@ -402,23 +448,23 @@ class InventTrainer(nn.Module):
         own = self.reader(batch)
         said = sketch.told(batch)
         rows = [batch.pictures, _enlarged(self.net.sketch(said, own))]
-        rows.append(self.made(batch, batch.expressions, own).pictures)
+        rows.append(self.made(batch, batch.expressions, own))
         for _ in range(3):
             keys = torch.from_numpy(rng.standard_normal((1, self._keys), np.float32)).expand_as(own)
             rows.append(_enlarged(self.net.sketch(said, keys)))
-            rows.append(self.made(batch, batch.expressions, keys).pictures)
+            rows.append(self.made(batch, batch.expressions, keys))
         for wanted in (2, 3, 5):
             asked = _sure(torch.tensor([wanted]), torch.tensor([0.95])).expand(len(own), -1)
-            rows.append(self.made(batch, asked, keys).pictures)
+            rows.append(self.made(batch, asked, keys))
         write_grid(rows, path)
 
     def score(self, batch: FaceBatch) -> dict[str, float]:
         """Return how near a face is drawn again, and how often its expression is kept by others."""
         own = self.reader(batch)
-        again = self.made(batch, batch.expressions, own).pictures
+        again = self.made(batch, batch.expressions, own)
         rng = np.random.default_rng(0)
         keys = torch.from_numpy(rng.standard_normal(tuple(own.shape), np.float32))
-        other = self.made(batch, batch.expressions, keys).pictures
+        other = self.made(batch, batch.expressions, keys)
         said = self._fixed[1](other.clamp(-1, 1))[:, :_CLASSES].argmax(1)
         error = (again.clamp(-1, 1) - batch.pictures).abs().mean()
         return {
@@ -430,16 +476,6 @@ class InventTrainer(nn.Module):
 
 def _enlarged(sketches: Tensor) -> Tensor:
     return F.interpolate(sketches, scale_factor=2.0, mode="bilinear")
-
-
-class Drawn(NamedTuple):
-    """What an inventor makes of a batch."""
-
-    pictures: Tensor
-    """(N, 3, S, S), about -1..1."""
-    vectors: Tensor
-    """(N, D, h, w), not of length one."""
-    commitment: Tensor
 
 
 def load_editor(run_dir: Path) -> tuple[Editor, dict[str, object]]:
@@ -499,8 +535,8 @@ def fit(
     critic = [p for n, p in trainer.named_parameters() if n.startswith("critic.")]
     drawing = [p for n, p in trainer.named_parameters() if not n.startswith("critic.")]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(drawing, config.peak_rate, betas=(0.5, 0.99)),
-        torch.optim.Adam(critic, config.critic_rate, betas=(0.5, 0.99)),
+        torch.optim.Adam(drawing, config.peak_rate, betas=(trainer.momentum, 0.99)),
+        torch.optim.Adam(critic, config.critic_rate, betas=(trainer.momentum, 0.99)),
     ]
     identity = identity_of(config, net=trainer.name)
     state = Checkpoint(trainer, optimizers, rng, identity)
@@ -559,22 +595,21 @@ def _learn(
     """One step of the net, then one of its critic; return both losses."""
     trainer.critic.requires_grad_(requires_grad=False)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
-        loss, drawn, real = trainer.step(batch, rng)
+        done = trainer.step(batch, rng)
     optimizers[0].zero_grad()
-    torch.autograd.backward(loss)
+    torch.autograd.backward(done.loss)
     optimizers[0].step()
     trainer.critic.requires_grad_(requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
-        false = _hinge(trainer.critic, drawn, sign=1.0) + _hinge(trainer.critic, real, sign=-1.0)
+        false = trainer.critic_loss(done, rng)
     optimizers[1].zero_grad()
     torch.autograd.backward(false)
     optimizers[1].step()
-    return loss.item(), false.item()
+    return done.loss.item(), false.item()
 
 
-def _teachers(vqvae: VqVae) -> tuple[Teacher, Teacher]:
-    where = landmarks_px(vqvae.config.side_px)
-    return emotion_teacher(where), gender_teacher(where)
+def _teacher(vqvae: VqVae) -> Teacher:
+    return emotion_teacher(landmarks_px(vqvae.config.side_px))
 
 
 def _hinge(critic: Critic, pictures: Tensor, *, sign: float) -> Tensor:
@@ -587,6 +622,11 @@ def _pleases(critic: Critic, pictures: Tensor) -> Tensor:
     patches, whole = critic(pictures)
     score: Tensor = patches.float().mean() + whole.float().mean()
     return -score
+
+
+def _doubted(scores: Sequence[Tensor]) -> Tensor:
+    """Return the loss of scores that should be low."""
+    return torch.stack([F.softplus(score.float()).mean() for score in scores]).sum()
 
 
 def _both_heads(logits: Tensor, wanted: Tensor, urgency: Sequence[float]) -> Tensor:
@@ -635,22 +675,6 @@ def _priced(change: Tensor, prices: Tensor, weights: EditWeights) -> Tensor:
     )
 
 
-def _features(seen: tuple[Tensor, ...], meant: tuple[Tensor, ...]) -> Tensor:
-    """Mean difference of features, each stage by its own size (a perceptual loss)."""
-    terms = [
-        (a - b.detach()).abs().mean() / b.detach().abs().mean().clamp_min(1e-3)
-        for a, b in zip(seen, meant, strict=True)
-    ]
-    return torch.stack(terms).mean()
-
-
-def _says_gender(logits: Tensor, females: Tensor) -> Tensor:
-    """Cross-entropy of those whose gender was asked for."""
-    asked = (females[:, 0] != 0).float()
-    wrong = F.cross_entropy(logits, (females[:, 0] > 0).long(), reduction="none")
-    return (wrong * asked).sum() / asked.sum().clamp_min(1)
-
-
 def _dimmed(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Add noise: what convinces only without it is no expression."""
     noise = torch.from_numpy(rng.standard_normal(tuple(pictures.shape), np.float32))
@@ -666,15 +690,15 @@ def _seen_badly(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return seen
 
 
-def _expressions(own: Tensor, half: int, rng: np.random.Generator) -> Tensor:
+def _expressions(own: Tensor, kept: int, rng: np.random.Generator) -> Tensor:
     """Return (N, 7): what to ask for, and the teacher should say.
 
-    The first ``half`` keep their own; of the others half are made up.
+    The first ``kept`` keep their own; of the others half are made up.
     """
     count = len(own)
     labels = torch.from_numpy(rng.integers(0, _CLASSES, count))
     shares = torch.from_numpy(rng.uniform(*_SURE, count).astype(np.float32))
-    made_up = torch.from_numpy(rng.random(count) < 0.5) & (torch.arange(count) >= half)
+    made_up = torch.from_numpy(rng.random(count) < 0.5) & (torch.arange(count) >= kept)
     return torch.where(made_up[:, None], _sure(labels, shares), own)
 
 

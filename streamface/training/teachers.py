@@ -1,4 +1,4 @@
-"""The shipped classifiers as torch nets, so that what is drawn can learn from what they see.
+"""The shipped emotion net in torch, so that what is drawn can learn from what it sees.
 
 Weights come from the ONNX files, where batch normalisation is folded into the convolutions. They
 stay as they are; gradients only pass through to the pictures.
@@ -6,8 +6,7 @@ stay as they are; gradients only pass through to the pictures.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import onnx
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 from streamface import card as cards
 from streamface.align import invert, similarity
 from streamface.errors import ModelError
-from streamface.frame import EMOTIONS, GENDERS
+from streamface.frame import EMOTIONS
 from streamface.model import card_path
-from streamface.training import emotion, gender
+from streamface.training import emotion
 from streamface.training.augment import AugmentConfig, compose, jitter, warp
-from streamface.training.nets import Block, NetConfig, ResidualNet
+from streamface.training.nets import Block, ResidualNet
 
 if TYPE_CHECKING:
     from streamface.card import ModelCard
@@ -31,15 +30,6 @@ if TYPE_CHECKING:
 LUMA: Final = (0.299, 0.587, 0.114)
 """Of red, green and blue (BT.601): what a grey net sees of a picture."""
 _SHAKEN: Final = AugmentConfig(rotate_deg=8.0, scale_frac=0.08, shift_frac=0.04, aspect_frac=0.04)
-
-
-class Seen(NamedTuple):
-    """What a teacher sees in (N, 3, S, S) pictures."""
-
-    logits: Tensor
-    """(N, K)."""
-    features: tuple[Tensor, ...]
-    """Of each stage, (N, C, h, w), from fine to coarse."""
 
 
 class Teacher(nn.Module):
@@ -54,11 +44,10 @@ class Teacher(nn.Module):
         self.register_buffer("crop_to_picture", torch.from_numpy(matrix.astype(np.float32)))
 
     def forward(self, pictures: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        """Return (N, K) logits; with ``rng``, of crops that are turned, shifted and mirrored."""
-        return self.look(pictures, rng).logits
+        """Return (N, K) logits of (N, 3, S, S) pictures in -1..1.
 
-    def look(self, pictures: Tensor, rng: np.random.Generator | None = None) -> Seen:
-        """Return logits and features of (N, 3, S, S) pictures in -1..1."""
+        With ``rng``, of crops that are turned, shifted and mirrored.
+        """
         spec = self.spec
         maps = cast("Tensor", self.crop_to_picture).expand(len(pictures), 2, 3)
         if rng is not None:
@@ -69,35 +58,22 @@ class Teacher(nn.Module):
         mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
         x = (crops - mean) / torch.tensor(spec.std).view(1, -1, 1, 1)
         x = x.contiguous(memory_format=torch.channels_last)
-        features = []
-        for layer in self.net.features:
-            x = layer(x)
-            if isinstance(layer, Block):
-                features.append(x)
-        return Seen(self.net.head(x.mean((2, 3))).float(), tuple(features))
+        logits: Tensor = self.net(x)
+        return logits.float()
 
 
 def emotion_teacher(landmarks_px: PointsF32) -> Teacher:
     """Return the shipped emotion net with both its heads: FER-2013's answer, then FER+'s."""
-    return _shipped("emotion", emotion.NET, landmarks_px)
-
-
-def gender_teacher(landmarks_px: PointsF32) -> Teacher:
-    """Return the shipped gender net."""
-    return _shipped("gender", replace(gender.NET, classes=len(GENDERS)), landmarks_px)
+    path = card_path("emotion")
+    card = cards.load(path)
+    net = ResidualNet(emotion.NET)
+    load_folded(net, cards.read_onnx(card, path))
+    return Teacher(net, card, landmarks_px)
 
 
 def calibrated(teacher: Teacher, logits: Tensor) -> Tensor:
     """Return (N, 7) probabilities of the first head, as the card calibrates them."""
     return torch.softmax(logits[:, : len(EMOTIONS)] / teacher.temperature, 1)
-
-
-def _shipped(name: str, config: NetConfig, landmarks_px: PointsF32) -> Teacher:
-    path = card_path(name)
-    card = cards.load(path)
-    net = ResidualNet(config)
-    load_folded(net, cards.read_onnx(card, path))
-    return Teacher(net, card, landmarks_px)
 
 
 def load_folded(net: ResidualNet, onnx_bytes: bytes) -> None:
