@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from streamface.decode import StreamInfo
     from streamface.detect import YuNetDetector
     from streamface.frame import Frame
+    from streamface.likeness import Likeness
     from streamface.model import Model
     from streamface.pipeline import PipelineStats, Stage
     from streamface.reconnect import SourceEvent
@@ -54,6 +55,7 @@ _log = logging.getLogger(__name__)
 _HLS: Final = ".m3u8"
 _EVENTS_KEPT: Final = 100
 _Net = TypeVar("_Net", "Model", "Reenactor", "Inventor")
+_AnyNet = TypeVar("_AnyNet", "Model", "Reenactor", "Inventor", "Likeness")
 
 
 class Nets:
@@ -63,14 +65,14 @@ class Nets:
         self._opened: dict[Hashable, Any] = {}
         self._closing = ExitStack()
 
-    def get(self, what: Hashable, opener: Callable[[], _Net]) -> _Net:
+    def get(self, what: Hashable, opener: Callable[[], _AnyNet]) -> _AnyNet:
         """Return the net that ``what`` stands for, opened and warm; errors as of ``opener``."""
         if what not in self._opened:
             net = opener()
             self._closing.callback(net.close)
             net.warm_up()
             self._opened[what] = net
-        return cast("_Net", self._opened[what])
+        return cast("_AnyNet", self._opened[what])
 
     def close(self) -> None:
         """Close them all."""
@@ -134,6 +136,7 @@ class Run:
         self._reenactor: Reenactor | None = None
         self._inventor: Inventor | None = None
         self._reader: Model | None = None
+        self._likeness: Likeness | None = None
         self._classifier: FaceClassifier | None = None
         self._adaptation: Adaptation | None = None
         self.events: deque[SourceEvent] = deque(maxlen=_EVENTS_KEPT)
@@ -230,6 +233,7 @@ class Run:
 
     def _open_models(self) -> dict[str, Model]:
         from streamface.builder import build_missing, check_kept
+        from streamface.likeness import Likeness
         from streamface.model import DEFAULT_MODELS, Model
         from streamface.resynth import INVENT_MODEL, REENACT_MODEL, Inventor, Reenactor
         from streamface.runtimes import Runtimes
@@ -251,6 +255,7 @@ class Run:
             self._inventor = opened(Inventor, settings.synth_model, INVENT_MODEL)
             # Its own reader of expressions: a session of the runtime belongs to one thread.
             self._reader = opened(Model, given["emotion"], DEFAULT_MODELS["emotion"], "reader")
+            self._likeness = self._nets.get((Likeness,), Likeness.open)
         for note in runtimes.notes:
             _log.warning("%s", note)
         return models
@@ -384,12 +389,17 @@ class Run:
             self._classifier.rarer = rarer
 
     def _stand_ins(self) -> StandIns | None:
-        if self._inventor is None or self._reader is None:
+        if self._inventor is None or self._reader is None or self._likeness is None:
             return None
         from streamface.remake import StandIns
 
-        seed, budget = self.settings.seed, self._budget()
-        self.stand_ins = StandIns(self._inventor, self._reader, seed=seed, budget=budget)
+        self.stand_ins = StandIns(
+            self._inventor,
+            self._reader,
+            self._likeness,
+            seed=self.settings.seed,
+            budget=self._budget(),
+        )
         return self.stand_ins
 
     def _budget(self) -> Budget:
@@ -427,10 +437,11 @@ class Run:
 
     def providers(self) -> dict[str, str]:
         """Return what really computes in each stage that has a net, by the stage's name."""
-        nets: dict[str, list[Model | Reenactor | Inventor]] = {
+        covering = (self._inventor, self._reader, self._likeness)
+        nets: dict[str, list[Model | Reenactor | Inventor | Likeness]] = {
             "classify": list(self._models.values()),
             "remake": [self._reenactor] if self._reenactor is not None else [],
-            "cover": [net for net in (self._inventor, self._reader) if net is not None],
+            "cover": [net for net in covering if net is not None],
         }
         found = {"find": self._detector.provider}
         for stage, each in nets.items():
@@ -445,6 +456,8 @@ class Run:
             hashes["reenact"] = self._reenactor.card.sha256
         if self._inventor is not None:
             hashes["synth"] = self._inventor.card.sha256
+        if self._likeness is not None:
+            hashes["likeness"] = self._likeness.card.sha256
         return {"detector": self._detector.sha256, **hashes}
 
     def header(self) -> dict[str, Json]:

@@ -66,6 +66,7 @@ def print_report() -> bool:
 USED_BY: Final = {
     "emotion-int8": "run, for emotion",
     "gender-int8": "run, for gender",
+    "likeness": "--anonymize synth, to choose strangers",
     "vqvae-int8": "--reenact",
     "vqvae-prior-int8": "--anonymize synth and generate",
 }
@@ -163,7 +164,7 @@ def _accuracy(card: ModelCard) -> str:
 
 
 def _likeness(metrics: object) -> str:
-    """Return what was measured last of a model that draws faces."""
+    """Return what was measured last of a model that draws faces, or tells them apart."""
     measured = list(metrics.items()) if isinstance(metrics, dict) else []
     for name, figures in reversed(measured):
         if "psnr_db" in figures:
@@ -171,6 +172,8 @@ def _likeness(metrics: object) -> str:
             return f"{figures['psnr_db']:.1f} dB, {agreed} on {name}"
         if "expression_kept" in figures:
             return f"expression kept in {figures['expression_kept']:.0%} on {name}"
+        if "own" in figures:
+            return f"correlation of {figures['own']:.2f} with its teacher"
     return "not measured"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from streamface.likeness import KIND as LIKENESS
 from streamface.preprocess import as_input
 
 if TYPE_CHECKING:
@@ -31,14 +32,16 @@ class Limits:
     """Least share of faces that get the same label."""
     psnr_db: float
     """Least likeness of the pictures of a code net."""
+    cosine: float
+    """Least one of a face's vectors by a model of likeness."""
 
 
 LIMITS: Final = {
-    "fp32": Limits(0.001, 0.999, 50.0),
+    "fp32": Limits(0.001, 0.999, 50.0, 0.9999),
     # With ONNX Runtime in the engine's place: .0016, all labels, 53 to 66 dB on real faces.
-    "fp16": Limits(0.01, 0.998, 40.0),
+    "fp16": Limits(0.01, 0.998, 40.0, 0.999),
     # Likewise: .096, 98.4 %, 30.5 (vqvae-prior) to 40 dB.
-    "int8": Limits(0.15, 0.95, 28.0),
+    "int8": Limits(0.15, 0.95, 28.0, 0.95),
 }
 
 
@@ -69,7 +72,8 @@ def compare(
     """Return how far a backend's answers are from the reference's, for the same faces.
 
     levels: (N, C, H, W) uint8 crops. Of classifiers ``max_abs_probability`` and
-    ``label_agreement``; of code nets ``psnr_db`` and ``mean_abs_levels`` of their pictures.
+    ``label_agreement``; of code nets ``psnr_db`` and ``mean_abs_levels`` of their pictures; of
+    likeness ``least_cosine``.
     """
     conditions = conditions_of(card, len(levels))
     given, wanted = (_answers(card, each, levels, conditions) for each in (backend, reference))
@@ -79,6 +83,9 @@ def compare(
         figures["max_abs_probability"] = round(float(np.abs(probs - truth).max()), 6)
         agreed = probs.argmax(1) == truth.argmax(1)
         figures["label_agreement"] = round(float(agreed.mean()), 5)
+        return figures
+    if card.kind == LIKENESS:
+        figures["least_cosine"] = round(float((given[0] * wanted[0]).sum(1).min()), 6)
         return figures
     errors = np.concatenate([(a - b).ravel() for a, b in zip(given, wanted, strict=True)])
     figures["mean_abs_levels"] = round(float(np.abs(errors).mean()), 4)
@@ -96,6 +103,8 @@ def fault(figures: Mapping[str, float | int], precision: str) -> str | None:
         return f"only {figures['label_agreement']:.2%} of labels agree (≥ {limits.agreement:.1%})"
     if figures.get("psnr_db", limits.psnr_db) < limits.psnr_db:
         return f"pictures are {figures['psnr_db']} dB alike (≥ {limits.psnr_db})"
+    if figures.get("least_cosine", 1) < limits.cosine:
+        return f"a vector turned to a cosine of {figures['least_cosine']} (≥ {limits.cosine})"
     return None
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -62,11 +62,7 @@ _FORGET_S: Final = 2.0
 _FORGET_PERSON_S: Final = 60.0
 """Who stands in for a track is kept longer than any track lives unseen."""
 _CANDIDATES: Final = 24
-"""Keys of which one is taken that makes the person unlike the real one."""
-_HUMAN: Final = 0.5
-"""What likeness to anybody at all counts beside it: nothing is as unlike a face as a monster."""
-_CALM_KEYS: Final = np.float32(0.85)
-"""Keys are drawn nearer to their mean than real faces lie, which makes for fewer odd ones."""
+"""Strangers of which the one least like the real person is taken."""
 _EMPHASIS: Final = np.float32(1.5)
 """Power of the probabilities of an expression: a face that is drawn shows less than it was told."""
 _FORGIVEN: Final = 0.9
@@ -291,6 +287,40 @@ class _Person:
     time_s: float
 
 
+class Strangers:
+    """People who do not exist, drawn in the place of a face: in its light and surroundings."""
+
+    def __init__(self, model: Inventor) -> None:
+        self.model = model
+        self.mask = head_mask(model.spec)
+        """(S, S): what is pasted."""
+        # Without its edges, where a net draws what belongs to no face.
+        self._face = np.asarray(np.clip(2 * face_mask(model.spec) - 1, 0, 1), np.float32)
+        self._light = Lighting(face_mask(model.spec))
+
+    def draw(
+        self,
+        crops: BatchF32,
+        expressions: BatchF32,
+        females: BatchF32,
+        poses: BatchF32,
+        keys: BatchF32,
+    ) -> BatchF32:
+        """Return (N, 3, S, S) pictures, 0..255; what is given as of ``Inventor.stand_in``."""
+        made = self.model.stand_in(crops, expressions, females, poses, keys)
+        for crop, drawn in zip(crops, made, strict=True):
+            lit = tinted_as(crop, self._light.cast_on(drawn, crop))
+            drawn[:] = surrounded(lit, crop, self._face, self.mask)
+        return made
+
+
+class Likens(Protocol):
+    """Tells whom faces look like; see ``likeness.Likeness``."""
+
+    def vectors(self, crops: BatchF32) -> BatchF32:
+        """Return (N, W) vectors of length one of (N, 3, S, S) crops in -1..1."""
+
+
 class StandIns:
     """For every track somebody who does not exist, the same one as long as the track lasts."""
 
@@ -298,21 +328,22 @@ class StandIns:
         self,
         model: Inventor,
         emotion: Predictor,
+        likeness: Likens,
         *,
         seed: int | None = None,
         budget: Budget | None = None,
     ) -> None:
-        """seed: who stands in for whom; None: nobody can find out or repeat it."""
+        """likeness: says which of some strangers looks least like the person.
+
+        seed: who stands in for whom; None: nobody can find out or repeat it.
+        """
         self.tally = RemakeTally()
         self._model = model
+        self._strangers = Strangers(model)
         self._emotion = emotion
+        self._likeness = likeness
         self._budget = budget or Budget(None)
         self._steadier = Steadier(_DEAF_LEVELS_OF_STRANGERS)
-        self._mask = head_mask(model.spec)
-        # Without its edges, where a net draws what belongs to no face.
-        self._face = np.asarray(np.clip(2 * face_mask(model.spec) - 1, 0, 1), np.float32)
-        self._inside = np.asarray(face_mask(model.spec) > 0.5)
-        self._light = Lighting(face_mask(model.spec))
         self._people: StreamMemory[dict[int, _Person]] = StreamMemory(dict)
         self._entropy = np.random.SeedSequence(seed).entropy
 
@@ -346,7 +377,7 @@ class StandIns:
             self._person(job, crop, seen)
             for job, crop, seen in zip(jobs, crops, probs, strict=True)
         ]
-        made = self._model.stand_in(
+        made = self._strangers.draw(
             crops,
             emphasised(np.stack([person.expression for person in people])),
             np.array([female_of(job.face) for job in jobs], np.float32),
@@ -354,10 +385,8 @@ class StandIns:
             np.stack([person.key for person in people]),
         )
         for job, crop, drawn in zip(jobs, crops, made, strict=True):
-            lit = tinted_as(crop, self._light.cast_on(drawn, crop))
-            lit = surrounded(lit, crop, self._face, self._mask)
-            (new,) = self._steadier.steady(job, crop, [lit])
-            patch = Patch(new, None, self._mask, self._grain(job))
+            (new,) = self._steadier.steady(job, crop, [drawn])
+            patch = Patch(new, None, self._strangers.mask, self._grain(job))
             paste(job.frame.planes, job.landmarks_px, spec, patch, seed=job.frame.index)
         self.tally.remade += len(jobs)
 
@@ -385,28 +414,20 @@ class StandIns:
     def _unlike(
         self, job: _Job, crop: NDArray[np.float32], seen: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Return the key, of some random ones, of whoever is unlike the real one, but not odd.
-
-        Of 110 held-out faces SFace took 17 % of the first ones for the same person, 11 % of the
-        chosen of 20, and 13 % of different people; 6 % of the least alike, many of them odd.
-        """
+        """Return the key, of some random ones, of whoever looks least like the real one."""
         rng = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=job.key))
-        keys = _CALM_KEYS * self._model.draw_keys(_CANDIDATES, rng)
-        nobody = np.zeros_like(keys[:1])  # in the middle of all people
-        count = len(keys) + 1
-        made = self._model.stand_in(
+        keys = self._model.draw_keys(_CANDIDATES, rng)
+        count = len(keys)
+        made = self._strangers.draw(
             np.repeat(crop[None], count, 0),
             np.repeat(emphasised(seen[None]), count, 0),
             np.full(count, female_of(job.face), np.float32),
             np.repeat(pose(job.landmarks_px)[None], count, 0),
-            np.concatenate((nobody, keys)),
+            keys,
         )
-        usual, *people = (
-            features_of(self._light.cast_on(each, crop), self._inside) for each in made
-        )
-        source = features_of((crop + 1) * np.float32(127.5), self._inside)
-        scores = np.stack(people) @ (source - np.float32(_HUMAN) * usual)
-        return np.asarray(keys[int(np.argmin(scores))], np.float32)
+        people = made / np.float32(127.5) - 1
+        source, *others = self._likeness.vectors(np.concatenate((crop[None], people)))
+        return np.asarray(keys[int(np.argmin(np.stack(others) @ source))], np.float32)
 
     def _forget(self, frame: Frame) -> None:
         """Drop who was not seen for long."""
@@ -508,21 +529,6 @@ def _change(now: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np
 
     change = np.abs(now - before).mean(0) * np.float32(127.5)
     return np.asarray(cv2.blur(change, (5, 5)), np.float32)  # a single pixel is no movement
-
-
-def features_of(face: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the features of a (3, S, S) face, 0..255, light left out: a vector of length one.
-
-    inside: (S, S), the N pixels that count. (N,) float32; all zero of a face without features. The
-    products of two are their correlation, -1..1.
-    """
-    import cv2
-
-    luma = np.ascontiguousarray(_luma(face)[0])
-    light = cv2.GaussianBlur(luma, (0, 0), luma.shape[0] / 10)
-    features = (luma - light)[inside]
-    size = float(np.linalg.norm(features))
-    return np.asarray(features / size if size > 0 else features, np.float32)
 
 
 def tinted_as(crop: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:

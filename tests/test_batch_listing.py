@@ -174,4 +174,6 @@ def test_models_are_those_that_may_be_used():
         "detector", "emotion", "emotion-int8", "gender", "gender-int8"
     }  # fmt: skip
     assert set(expected_models(Settings(source="demo", tasks=()))) == {"detector"}
+    synth = expected_models(Settings(source="demo", tasks=(), anonymize="synth"))
+    assert {"vqvae-prior-int8", "emotion-int8", "likeness"} <= set(synth)
     assert "vqvae-int8" in expected_models(Settings(source="demo", reenact="happy"))

@@ -59,6 +59,14 @@ def test_pictures_are_compared_in_decibels():
     assert "dB alike" in fault(compared("vqvae", lambda out: out + 20), "fp16")
 
 
+def test_vectors_of_likeness_may_turn_a_little():
+    same = compared("likeness", lambda out: out)
+    assert same["least_cosine"] == pytest.approx(1, abs=1e-5)
+    assert fault(same, "fp32") is None
+    turned = compared("likeness", lambda out: np.roll(out, 1, axis=1))
+    assert "a vector turned" in fault(turned, "int8")
+
+
 @pytest.mark.parametrize("name", ["emotion", "vqvae", "vqvae-prior"])
 def test_conditions_have_the_cards_names_and_shapes(name):
     card = load(card_path(name))

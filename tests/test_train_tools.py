@@ -15,7 +15,9 @@ pytest.importorskip("torch", reason="training needs torch (extra [train])")
 pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
 
 from streamface.frame import EMOTIONS
-from streamface.resynth import Inventor, Reenactor
+from streamface.likeness import Likeness
+from streamface.resynth import Imagination, Inventor, Reenactor, expression
+from streamface.training import likeness
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,6 +148,53 @@ def test_code_nets_are_trained_exported_and_quantised(genders, tmp_path, monkeyp
     words = (*runs, "--editor", inventor, "--inventor", inventor)
     assert tool("export_resynth", *words, monkeypatch=monkeypatch) == 1
     assert "is of an inventor, not of an editor" in capsys.readouterr().err
+
+
+class Teacher:
+    """Stands for dlib's recogniser: what a face is like at a glance."""
+
+    def embed(self, picture, landmarks_px):
+        assert np.isfinite(landmarks_px).all()
+        small = np.asarray(Image.fromarray(picture).resize((8, 8)).convert("L"), np.float32)
+        return np.tile(small.ravel(), 2) / 255
+
+
+def test_likeness_is_learned_from_a_teacher(tmp_path, monkeypatch, capsys):
+    folder, out = tmp_path / "people", tmp_path / "run"
+    folder.mkdir()
+    imagination, rng = Imagination.open(), np.random.default_rng(0)
+    expressions, females = np.tile(expression("happy"), (30, 1)), np.ones(30, np.float32)
+    rows = ["file,split,gender,age_group,race"]
+    for i, made in enumerate(imagination.invent(expressions, females, rng)):
+        drawn = Image.fromarray(made.transpose(1, 2, 0).astype(np.uint8))
+        drawn.resize((144, 144), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,train,1,20-29,White")
+    imagination.close()
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr(likeness, "Recogniser", Teacher)
+    words = ("--data", folder, "--out", out, "--batch-size", 8)
+    once = (*words, "--epochs", 1, "--ship", tmp_path / "shipped")
+    assert tool("train_likeness", *once, monkeypatch=monkeypatch) == 0
+    net = Likeness.open(tmp_path / "shipped" / "likeness.json")
+    assert net.vectors(np.zeros((2, *net.spec.shape), np.float32)).shape == (2, likeness.WIDTH)
+    net.close()
+    monkeypatch.setattr(Teacher, "embed", None)  # it is asked once
+    assert tool("train_likeness", *once, "--resume", monkeypatch=monkeypatch) == 0
+    capsys.readouterr()
+    more = (*words, "--epochs", 2, "--resume")
+    assert tool("train_likeness", *more, monkeypatch=monkeypatch) == 1
+    assert "other options" in capsys.readouterr().err
+    assert tool("train_likeness", *words, "--faces", 0, monkeypatch=monkeypatch) == 2
+    words = (*words, "--epochs", 1, "--init", tmp_path / "none")
+    assert tool("train_likeness", *words, monkeypatch=monkeypatch) == 1
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_without_its_teacher_likeness_is_not_trained(genders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    words = ("--data", genders, "--out", tmp_path / "run")
+    assert tool("train_likeness", *words, monkeypatch=monkeypatch) == 1
+    assert "pip install dlib-bin" in capsys.readouterr().err
 
 
 def test_the_judge_is_trained(faces, tmp_path, monkeypatch):

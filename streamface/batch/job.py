@@ -223,6 +223,7 @@ def expected_models(how: Settings) -> dict[str, str]:
     """
     from streamface.card import load
     from streamface.detect import find_model
+    from streamface.likeness import NAME as LIKENESS
     from streamface.model import DEFAULT_MODELS, card_path
     from streamface.resynth import INVENT_MODEL, REENACT_MODEL
     from streamface.settings import SYNTH
@@ -233,7 +234,7 @@ def expected_models(how: Settings) -> dict[str, str]:
         names.append(str(how.reenact_model or REENACT_MODEL))
     if how.anonymize == SYNTH:
         names.append(str(how.synth_model or INVENT_MODEL))
-        names.append(str(how.emotion_model or DEFAULT_MODELS["emotion"]))
+        names += (str(how.emotion_model or DEFAULT_MODELS["emotion"]), LIKENESS)
     detector = find_model(how.detector_model)
     hashes = {"detector": hashlib.sha256(detector.read_bytes()).hexdigest()}
     for name in names:

@@ -25,6 +25,7 @@ from streamface.errors import UsageError
 from streamface.evaluation.classifiers import mean, record, training_faces
 from streamface.evaluation.judges import SAME_PERSON, EmotionJudge, IdentityJudge, crops_of
 from streamface.frame import EMOTIONS, Face, Frame, Planes
+from streamface.likeness import Likeness
 from streamface.model import DEFAULT_MODELS, Model, card_path
 from streamface.remake import Remake, StandIns
 from streamface.resynth import (
@@ -87,6 +88,7 @@ class Nets:
     inventor: Inventor
     emotion: Model
     gender: Model
+    likeness: Likeness
 
 
 class Verdict(NamedTuple):
@@ -273,8 +275,9 @@ def _open(args: argparse.Namespace, opened: ExitStack) -> Nets:
         Inventor.open(args.prior),
         Model.open(DEFAULT_MODELS["emotion"]),
         Model.open(DEFAULT_MODELS["gender"]),
+        Likeness.open(),
     )
-    for net in (nets.reenactor, nets.inventor, nets.emotion, nets.gender):
+    for net in (nets.reenactor, nets.inventor, nets.emotion, nets.gender, nets.likeness):
         opened.callback(net.close)
     return nets
 
@@ -431,7 +434,7 @@ def _anonymity(
     originals_told_apart is strangers_told_apart of the same pairs unaltered: what the judge of
     identity can do with such pictures at best.
     """
-    stage = StandIns(nets.inventor, nets.emotion, seed=seed)
+    stage = StandIns(nets.inventor, nets.emotion, nets.likeness, seed=seed)
     after = _judged(sitters, [anonymised(each, stage) for each in sitters], judges)
     own = after.likeness(before)
     first = (after.whom @ before.whom.T).argmax(1) == np.arange(len(sitters))
@@ -510,7 +513,7 @@ def _costs(sitters: Sequence[Sitter], nets: Nets) -> dict[str, float]:
     ms_per_face_synth includes the net that reads the expression, as in ``run``.
     """
     remake = Remake(nets.reenactor, EMOTIONS[0])
-    stand_ins = StandIns(nets.inventor, nets.emotion, seed=0)
+    stand_ins = StandIns(nets.inventor, nets.emotion, nets.likeness, seed=0)
     # One track: who stands in for somebody is chosen once.
     alone = [(s.planes, [replace(s.face, track_id=1)]) for s in sitters[:_TIMED]]
     crowds = [_crowd(sitter) for sitter in sitters[:_TIMED_CROWDS]]
@@ -595,7 +598,7 @@ def _draw_people(sitters: Sequence[Sitter], nets: Nets, args: argparse.Namespace
         stage = Remake(nets.reenactor, name)
         columns.append([reenacted(sitter, stage) for sitter in chosen])
     for seed in (args.seed, args.seed + 1):
-        people = StandIns(nets.inventor, nets.emotion, seed=seed)
+        people = StandIns(nets.inventor, nets.emotion, nets.likeness, seed=seed)
         columns.append([anonymised(sitter, people) for sitter in chosen])
     _write_grid(list(zip(*columns, strict=True)), args.grid)
 

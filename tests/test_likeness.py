@@ -1,0 +1,70 @@
+"""The net that keeps stand-ins apart from whom they stand in for, as it ships."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamface.errors import ModelError
+from streamface.likeness import Likeness
+from streamface.model import card_path
+from streamface.resynth import INVENT_MODEL, Inventor, expression
+
+
+@pytest.fixture(scope="module")
+def likeness():
+    net = Likeness.open()
+    yield net
+    net.close()
+
+
+def strangers(count, seed=0):
+    """Return (count, 3, S, S) crops of people who do not exist."""
+    inventor = Inventor.open(INVENT_MODEL)
+    rng = np.random.default_rng(seed)
+    keys, scenes = inventor.draw_keys(count, rng), inventor.draw_scenes(count, rng)
+    females = np.ones(count, np.float32)
+    drawn = inventor.draw(np.tile(expression("neutral"), (count, 1)), females, keys, scenes)
+    inventor.close()
+    return (drawn / 127.5 - 1).astype(np.float32)
+
+
+def test_vectors_have_length_one_and_no_face_none(likeness):
+    vectors = likeness.vectors(strangers(5))
+    assert vectors.shape == (5, 128)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert len(likeness.vectors(strangers(0))) == 0
+
+
+def test_more_faces_than_a_batch_are_read_as_one_by_one(likeness):
+    crops = strangers(3)
+    many = likeness.vectors(np.tile(crops, (50, 1, 1, 1)))
+    np.testing.assert_allclose(many, np.tile(likeness.vectors(crops), (50, 1)), atol=1e-5)
+
+
+def test_a_face_is_more_like_itself_in_other_light_than_like_others(likeness):
+    crops = strangers(12)
+    darker = 0.8 * crops - 0.1
+    pairs = likeness.vectors(crops) @ likeness.vectors(darker).T
+    others = pairs[~np.eye(len(crops), dtype=bool)]
+    assert np.diag(pairs).min() > np.quantile(others, 0.95)
+
+
+def test_it_sees_what_the_inventor_draws(likeness):
+    inventor = Inventor.open(INVENT_MODEL)
+    assert likeness.spec.size_px == inventor.spec.size_px
+    np.testing.assert_array_equal(likeness.spec.landmarks_px, inventor.spec.landmarks_px)
+    assert (likeness.spec.mean, likeness.spec.std) == (inventor.spec.mean, inventor.spec.std)
+    inventor.close()
+
+
+def test_another_kind_of_model_is_refused():
+    with pytest.raises(ModelError, match="'classifier'; a 'likeness' is needed here"):
+        Likeness.open("emotion")
+
+
+def test_its_card_tells_where_it_comes_from(likeness):
+    trained = likeness.card.trained
+    for field in ("data", "licence_of_data", "teacher", "commit", "metrics", "limits"):
+        assert trained[field]
+    assert card_path("likeness").is_file()
