@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NUMBERS: Final = 3
+_LEAST_CONTRAST: Final = 0.5
+"""Of its own that a face keeps in any light, or there would be none."""
 
 
 class Lighting:
@@ -23,6 +25,7 @@ class Lighting:
     def __init__(self, weights: NDArray[np.float32]) -> None:
         """weights: (S, S), how much each pixel counts, as ``paste.face_mask`` has them."""
         side = len(weights)
+        self._weights = weights
         down, across = (np.indices((side, side)) + 0.5) / side - 0.5
         shape = np.stack((np.ones_like(across), across, down), -1).reshape(-1, _NUMBERS)
         weighted = shape.T * weights.reshape(-1)
@@ -41,7 +44,20 @@ class Lighting:
         planes = (flat @ self._read.T) @ self._shape.T
         return np.asarray(planes.reshape(picture.shape), np.float32)
 
+    def contrast(self, picture: NDArray[Any]) -> float:
+        """Return how far a (3, S, S) picture, 0..255, lies off its plane on average, in levels."""
+        luma = picture.mean(0, keepdims=True)
+        away = luma - self.plane(luma)
+        return float(np.sqrt(np.average(away[0] ** 2, weights=self._weights)))
+
     def cast_on(self, drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a (3, S, S) picture, 0..255, in the light and colour of a crop in -1..1."""
+        """Return a (3, S, S) picture, 0..255, in the light and colour of a crop in -1..1.
+
+        And with no more contrast, down to half its own: it would look pasted, and flicker with the
+        smallest movement.
+        """
         source = (crop + 1) * np.float32(127.5)
-        return np.asarray(np.clip(drawn + self.plane(source - drawn), 0, 255), np.float32)
+        less = self.contrast(source) / max(self.contrast(drawn), 1.0)
+        keep = np.float32(min(1.0, max(_LEAST_CONTRAST, less)))
+        detail = keep * (drawn - self.plane(drawn))
+        return np.asarray(np.clip(detail + self.plane(source), 0, 255), np.float32)

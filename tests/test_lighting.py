@@ -42,6 +42,16 @@ def test_a_drawn_face_takes_the_light_and_nothing_else():
     )  # but for what was clipped
 
 
+def test_a_drawn_face_has_no_more_contrast_than_the_crop_and_never_loses_all():
+    drawn, crop = pictures(1), pictures(2) / 127.5 - 1
+    own = LIGHT.contrast(drawn)
+    for softer, left in ((0.8, 0.8), (0.1, 0.5)):
+        soft = LIGHT.plane(crop) + np.float32(softer) * (crop - LIGHT.plane(crop))
+        lit = LIGHT.cast_on(drawn, soft)
+        wanted = max(left * own, softer * LIGHT.contrast((crop + 1) * 127.5))
+        assert LIGHT.contrast(lit) == pytest.approx(min(own, wanted), rel=0.1)
+
+
 def test_a_projection_does_to_pixels_what_plane_does():
     picture = pictures()
     by_hand = picture.reshape(3, -1) @ LIGHT.projection.T
