@@ -68,9 +68,9 @@ class _Person(NamedTuple):
 
 
 _PEOPLE: Final = (
-    _Person(10, -1, ("neutral", "happy", "surprise", "sad", "angry"), 0.4, (0.18, 0.43)),
+    _Person(38, -1, ("neutral", "happy", "surprise", "sad", "angry"), 0.4, (0.18, 0.43)),
     _Person(42, 1, ("happy", "neutral", "fear", "surprise"), 1.1, (0.5, 0.56)),
-    _Person(44, -1, ("sad", "disgust", "neutral", "happy"), 1.9, (0.82, 0.43), leaves_s=5.2),
+    _Person(5, -1, ("sad", "disgust", "neutral", "happy"), 1.9, (0.82, 0.43), leaves_s=5.2),
 )
 _SIDE: Final = 0.42
 """Side of a crop as shown, in heights of a 4:3 picture."""

@@ -33,8 +33,8 @@ SAME: Final = "same"
 """What ``--reenact`` takes beside EMOTIONS: through the codes and back."""
 SURE: Final = 0.75
 """Share of an emotion asked for in an invented face; the net was taught with .7 to 1."""
-_CALM_KEYS: Final = np.float32(0.7)
-_CALM_SCENES: Final = np.float32(0.7)
+_CALM_KEYS: Final = np.float32(0.85)
+_CALM_SCENES: Final = np.float32(0.8)
 _KINDS: Final = {
     "reenactor": ("emotions",),
     "inventor": ("scenes", "own", "expressions", "females", "poses", "keys"),
