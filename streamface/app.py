@@ -255,7 +255,9 @@ class Run:
             self._inventor = opened(Inventor, settings.synth_model, INVENT_MODEL)
             # Its own reader of expressions: a session of the runtime belongs to one thread.
             self._reader = opened(Model, given["emotion"], DEFAULT_MODELS["emotion"], "reader")
-            self._likeness = self._nets.get((Likeness,), Likeness.open)
+            spec = self._inventor.spec
+            what = (Likeness, settings.synth_model)
+            self._likeness = self._nets.get(what, lambda: Likeness.open(spec))
         for note in runtimes.notes:
             _log.warning("%s", note)
         return models

@@ -151,7 +151,7 @@ def _accuracy(card: ModelCard) -> str:
 
     metrics = card.trained.get("metrics")
     if card.kind != CLASSIFIER:
-        return _likeness(metrics)
+        return _measured(metrics)
     told = [
         (name, figures["accuracy"])
         for name, figures in (metrics.items() if isinstance(metrics, dict) else ())
@@ -163,7 +163,7 @@ def _accuracy(card: ModelCard) -> str:
     return f"{100 * accuracy:.1f} % right on {name}"
 
 
-def _likeness(metrics: object) -> str:
+def _measured(metrics: object) -> str:
     """Return what was measured last of a model that draws faces, or tells them apart."""
     measured = list(metrics.items()) if isinstance(metrics, dict) else []
     for name, figures in reversed(measured):

@@ -12,54 +12,42 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from streamface.errors import ModelError
-from streamface.model import card_path, open_card
+from streamface.model import Net, card_path, open_card
 from streamface.preprocess import as_input
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamface.backends import Backend
-    from streamface.card import InputSpec, ModelCard
+    from streamface.card import InputSpec
     from streamface.frame import BatchF32
 
 KIND: Final = "likeness"
 NAME: Final = "likeness"
 """Of the shipped model."""
+_TEMPLATE_PX: Final = 0.5
+"""By which landmarks of two templates may differ and still be the same."""
 
 
-class Likeness:
-    """Whom a face looks like, as a unit vector; opened, used and closed by one thread."""
-
-    def __init__(self, card: ModelCard, backend: Backend) -> None:
-        self.card = card
-        self._backend = backend
+class Likeness(Net):
+    """Whom a face looks like, as a unit vector."""
 
     @classmethod
-    def open(cls, name_or_card_path: str | Path = NAME) -> Self:
+    def open(cls, spec: InputSpec, name_or_card_path: str | Path = NAME) -> Self:
         """Open the shipped net or any by its card's path, on the CPU: it works once a person.
 
-        Errors as of ``Model.open``.
+        spec: how the crops were cut that it will be shown. Raises ModelError if it was made for
+        others, and as ``Model.open`` does.
         """
         path = card_path(name_or_card_path)
-        card, backend = open_card(path, KIND)
-        if card.input.channels != 3:
-            backend.close()
-            raise ModelError(f"{path}: takes {card.input.colour} crops; it should take rgb")
-        return cls(card, backend)
-
-    @property
-    def spec(self) -> InputSpec:
-        """How crops are cut."""
-        return self.card.input
-
-    @property
-    def provider(self) -> str:
-        """What really computes: runtime, its version and device."""
-        return self._backend.provider
-
-    def warm_up(self) -> None:
-        """Make every size of batch ready, before frames wait for it."""
-        self._backend.warm_up()
+        net = cls(*open_card(path, KIND))
+        if not _same(net.spec, spec):
+            net.close()
+            (width, height), (wide, high) = net.spec.size_px, spec.size_px
+            raise ModelError(
+                f"{path}: is for faces cut to {width}x{height} {net.spec.colour} as the shipped "
+                f"inventor has them; these are {wide}x{high} {spec.colour}, or cut differently"
+            )
+        return net
 
     def vectors(self, crops: BatchF32) -> BatchF32:
         """Return (N, W) vectors of length one, of (N, 3, S, S) crops by ``crop_into``, any N.
@@ -74,6 +62,9 @@ class Likeness:
         ]
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
-    def close(self) -> None:
-        """Release the backend."""
-        self._backend.close()
+
+def _same(one: InputSpec, other: InputSpec) -> bool:
+    return (
+        (one.size_px, one.colour, one.mean, one.std)
+        == (other.size_px, other.colour, other.mean, other.std)
+    ) and np.allclose(one.landmarks_px, other.landmarks_px, atol=_TEMPLATE_PX)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamface.backends import Backend
     from streamface.backends.device_crops import Crops
-    from streamface.card import ModelCard
+    from streamface.card import InputSpec, ModelCard
     from streamface.frame import BatchF32
 
 DEFAULT_MODELS: Final = {"emotion": "emotion-int8", "gender": "gender-int8"}
@@ -28,26 +28,17 @@ CLASSIFIER: Final = "classifier"
 _PROBE_TOLERANCE: Final = 0.02  # in standard deviations of the input; a grey level is 0.016
 
 
-class Model:
-    """Probabilities for aligned crops; opened, used and closed by one thread."""
+class Net:
+    """A card and the backend that runs it; opened, used and closed by one thread."""
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
         self.card = card
         self._backend = backend
 
-    @classmethod
-    def open(
-        cls, name_or_card_path: str | Path, opener: Opener | None = None, *, threads: int = 1
-    ) -> Model:
-        """Open a shipped model by name, or any by the path of its card.
-
-        opener: what chooses the runtime (``Runtimes.open``); None: ONNX Runtime on the CPU, and
-        this very model. Raises ModelError if the card or the ONNX is missing, altered or malformed,
-        or if this version prepares pixels differently from the one the model was trained with; and
-        whatever the opener raises.
-        """
-        path = card_path(name_or_card_path)
-        return cls(*open_card(path, CLASSIFIER, opener, threads=threads))
+    @property
+    def spec(self) -> InputSpec:
+        """How crops are cut."""
+        return self.card.input
 
     @property
     def provider(self) -> str:
@@ -62,6 +53,28 @@ class Model:
     def warm_up(self) -> None:
         """Make every size of batch ready, before frames wait for it."""
         self._backend.warm_up()
+
+    def close(self) -> None:
+        """Release the backend."""
+        self._backend.close()
+
+
+class Model(Net):
+    """Probabilities for aligned crops."""
+
+    @classmethod
+    def open(
+        cls, name_or_card_path: str | Path, opener: Opener | None = None, *, threads: int = 1
+    ) -> Model:
+        """Open a shipped model by name, or any by the path of its card.
+
+        opener: what chooses the runtime (``Runtimes.open``); None: ONNX Runtime on the CPU, and
+        this very model. Raises ModelError if the card or the ONNX is missing, altered or malformed,
+        or if this version prepares pixels differently from the one the model was trained with; and
+        whatever the opener raises.
+        """
+        path = card_path(name_or_card_path)
+        return cls(*open_card(path, CLASSIFIER, opener, threads=threads))
 
     @property
     def input_dtype(self) -> np.dtype[Any]:
@@ -93,10 +106,6 @@ class Model:
         if not isinstance(self._backend, TensorBackend):
             raise TypeError(f"{self.provider} takes crops as NumPy arrays, not {type(batch)}")
         return self._backend.run_tensor(batch)
-
-    def close(self) -> None:
-        """Release the backend."""
-        self._backend.close()
 
 
 class Opener(Protocol):

@@ -13,7 +13,7 @@ import numpy as np
 
 from streamface.errors import ModelError
 from streamface.frame import EMOTIONS
-from streamface.model import card_path, open_card
+from streamface.model import Net, card_path, open_card
 from streamface.preprocess import as_input
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamface.backends import Backend
     from streamface.card import InputSpec, ModelCard
     from streamface.frame import BatchF32
     from streamface.model import Opener
@@ -50,14 +49,10 @@ class Remade(NamedTuple):
     """The same of the unaltered faces: what their codes alone make of them."""
 
 
-class _CodeNet:
+class _CodeNet(Net):
     """A generative model: its card, and the backend that runs it."""
 
     kind: str
-
-    def __init__(self, card: ModelCard, backend: Backend) -> None:
-        self.card = card
-        self._backend = backend
 
     @classmethod
     def open(
@@ -70,29 +65,6 @@ class _CodeNet:
             takes, wanted = ", ".join(card.conditions), ", ".join(_KINDS[cls.kind])
             raise ModelError(f"{path}: takes {takes or 'no conditions'}; it should take {wanted}")
         return cls(card, backend)
-
-    @property
-    def spec(self) -> InputSpec:
-        """How crops are cut."""
-        return self.card.input
-
-    @property
-    def provider(self) -> str:
-        """What really computes: runtime, its version and device."""
-        return self._backend.provider
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it is a GPU that computes."""
-        return self._backend.on_gpu
-
-    def warm_up(self) -> None:
-        """Make every size of batch ready, before frames wait for it."""
-        self._backend.warm_up()
-
-    def close(self) -> None:
-        """Release the backend."""
-        self._backend.close()
 
     def _run(self, crops: BatchF32, *conditions: BatchF32) -> list[BatchF32]:
         """Return the outputs, (N, 3, S, S) each and the caller's own, for any N."""

@@ -17,7 +17,7 @@ from streamface.cli import main
 from streamface.errors import BackendUnavailable, ModelError, SourceError, UsageError
 from streamface.model import card_path
 
-MODELS = ("emotion", "emotion-ferplus", "gender", "vqvae", "vqvae-prior")
+MODELS = ("emotion", "emotion-ferplus", "gender", "likeness", "vqvae", "vqvae-prior")
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
     reason="needs tensorrt-rtx (extra [test-engines])",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,12 @@ from streamface.errors import ModelError
 from streamface.likeness import Likeness
 from streamface.model import card_path
 from streamface.resynth import INVENT_MODEL, Inventor, expression
+from streamface.training.aligned import input_spec
 
 
 @pytest.fixture(scope="module")
 def likeness():
-    net = Likeness.open()
+    net = Likeness.open(input_spec(64))
     yield net
     net.close()
 
@@ -50,17 +53,20 @@ def test_a_face_is_more_like_itself_in_other_light_than_like_others(likeness):
     assert np.diag(pairs).min() > np.quantile(others, 0.95)
 
 
-def test_it_sees_what_the_inventor_draws(likeness):
+def test_faces_cut_otherwise_than_it_learned_are_refused():
     inventor = Inventor.open(INVENT_MODEL)
-    assert likeness.spec.size_px == inventor.spec.size_px
-    np.testing.assert_array_equal(likeness.spec.landmarks_px, inventor.spec.landmarks_px)
-    assert (likeness.spec.mean, likeness.spec.std) == (inventor.spec.mean, inventor.spec.std)
+    Likeness.open(inventor.spec).close()
+    moved = replace(inventor.spec, landmarks_px=inventor.spec.landmarks_px + np.float32(3))
+    larger = replace(inventor.spec, size_px=(128, 128))
     inventor.close()
+    for other in (moved, larger):
+        with pytest.raises(ModelError, match="is for faces cut to 64x64 rgb"):
+            Likeness.open(other)
 
 
 def test_another_kind_of_model_is_refused():
     with pytest.raises(ModelError, match="'classifier'; a 'likeness' is needed here"):
-        Likeness.open("emotion")
+        Likeness.open(input_spec(64), "emotion")
 
 
 def test_its_card_tells_where_it_comes_from(likeness):

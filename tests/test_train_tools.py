@@ -18,6 +18,7 @@ from streamface.frame import EMOTIONS
 from streamface.likeness import Likeness
 from streamface.resynth import Imagination, Inventor, Reenactor, expression
 from streamface.training import likeness
+from streamface.training.aligned import input_spec
 
 ROOT = Path(__file__).parents[1]
 
@@ -175,7 +176,7 @@ def test_likeness_is_learned_from_a_teacher(tmp_path, monkeypatch, capsys):
     words = ("--data", folder, "--out", out, "--batch-size", 8)
     once = (*words, "--epochs", 1, "--ship", tmp_path / "shipped")
     assert tool("train_likeness", *once, monkeypatch=monkeypatch) == 0
-    net = Likeness.open(tmp_path / "shipped" / "likeness.json")
+    net = Likeness.open(input_spec(64), tmp_path / "shipped" / "likeness.json")
     assert net.vectors(np.zeros((2, *net.spec.shape), np.float32)).shape == (2, likeness.WIDTH)
     net.close()
     monkeypatch.setattr(Teacher, "embed", None)  # it is asked once

@@ -80,15 +80,16 @@ def run(args: argparse.Namespace) -> None:
     )
     note_commit(args.out, resume=args.resume)
     net = likeness.fit(net, train, held, config, run_dir=args.out, resume=args.resume)
+    measured = likeness.last_metrics(args.out)
     trained = {
         "data": f"FairFace train, {len(train.pictures)} pictures of 20,000 aligned on five points, "
         "and as many strangers drawn in their places. Chosen on the other 5 %.",
         "licence_of_data": "FairFace (Karkkainen and Joo): CC BY 4.0.",
         "teacher": "dlib_face_recognition_resnet_model_v1 (King 2017; CC0), by its answers alone.",
         "seed": args.seed,
-        "epochs_of_the_last_run": f"{likeness.last_metrics(args.out)['epoch']} of {config.epochs}",
+        "epochs_of_the_last_run": f"{measured['epoch']} of {config.epochs}",
         "commit": noted_commit(args.out),
-        "metrics": {"correlation_with_teacher": likeness.last_metrics(args.out)},
+        "metrics": {"correlation_with_teacher": measured},
         "intended_use": "To choose strangers who look least like the people they stand in for.",
         "limits": "It sees 64 x 64 pixels, and what it reads correlates with its teacher's answers "
         "as above: too little to recognise anybody by, and not made for it.",

@@ -270,12 +270,13 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _open(args: argparse.Namespace, opened: ExitStack) -> Nets:
+    inventor = Inventor.open(args.prior)
     nets = Nets(
         Reenactor.open(args.model),
-        Inventor.open(args.prior),
+        inventor,
         Model.open(DEFAULT_MODELS["emotion"]),
         Model.open(DEFAULT_MODELS["gender"]),
-        Likeness.open(),
+        Likeness.open(inventor.spec),
     )
     for net in (nets.reenactor, nets.inventor, nets.emotion, nets.gender, nets.likeness):
         opened.callback(net.close)

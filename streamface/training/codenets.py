@@ -220,8 +220,8 @@ class CodeCritic(nn.Module):
     """Tells the codes of photographs from invented ones: a score a patch, and one for the whole.
 
     It never sees a pixel, so it costs a tenth of a critic of pictures and sees the whole face in
-    three layers. It is told what the inventor is told, so that a face must also be right in its
-    light and its pose.
+    three layers. It is told light, pose and gender as the inventor is, so that a face must also be
+    right in these.
     """
 
     def __init__(self, code_width: int, widths: tuple[int, int, int] = (64, 128, 160)) -> None:

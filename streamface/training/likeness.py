@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
 from streamface import card as cards
-from streamface.align import pose, similarity
+from streamface.align import pose, similarity, transform
 from streamface.card import ModelCard
 from streamface.errors import ModelError, UsageError
 from streamface.frame import Planes
@@ -45,7 +45,7 @@ from streamface.training.loop import TrainConfig, optimizers, rate_share
 from streamface.training.nets import NetConfig, ResidualNet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -134,7 +134,6 @@ def collect(
     emotion: Model,
     *,
     seed: int,
-    tick: Callable[[], None] = lambda: None,
 ) -> LikenessSet:
     """Return the set of all pictures in which a face is found; landmarks must be known or NaN.
 
@@ -147,7 +146,6 @@ def collect(
     for number, (picture, points) in enumerate(
         zip(data.pictures(range(len(data.files))), data.landmarks_px, strict=True)
     ):
-        tick()
         if not np.isfinite(points).all():
             continue
         planes = Planes.from_rgb(picture)
@@ -164,8 +162,7 @@ def collect(
         )[0]
         levels = np.clip(np.rint((crop + 1) * 127.5), 0, 255).astype(np.uint8)
         drawn = np.clip(np.rint(stranger), 0, 255).astype(np.uint8)
-        to_crop = similarity(points, spec.landmarks_px)
-        there = (points @ to_crop[:, :2].T + to_crop[:, 2]).astype(np.float32)
+        there = transform(similarity(points, spec.landmarks_px), points)
         upright = np.ascontiguousarray(drawn.transpose(1, 2, 0))
         whom.append((recogniser.embed(picture, points), recogniser.embed(upright, there)))
         pictures.append((levels, drawn))
