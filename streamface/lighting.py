@@ -25,7 +25,7 @@ class Lighting:
     def __init__(self, weights: NDArray[np.float32]) -> None:
         """weights: (S, S), how much each pixel counts, as ``paste.face_mask`` has them."""
         side = len(weights)
-        self._weights = weights
+        self._shares = weights.ravel() / weights.sum()
         down, across = (np.indices((side, side)) + 0.5) / side - 0.5
         shape = np.stack((np.ones_like(across), across, down), -1).reshape(-1, _NUMBERS)
         weighted = shape.T * weights.reshape(-1)
@@ -46,9 +46,11 @@ class Lighting:
 
     def contrast(self, picture: NDArray[Any]) -> float:
         """Return how far a (3, S, S) picture, 0..255, lies off its plane on average, in levels."""
-        luma = picture.mean(0, keepdims=True)
-        away = luma - self.plane(luma)
-        return float(np.sqrt(np.average(away[0] ** 2, weights=self._weights)))
+        return self._size(picture - self.plane(picture))
+
+    def _size(self, detail: NDArray[np.float32]) -> float:
+        grey = detail.mean(0).ravel()
+        return float(np.sqrt((grey * grey) @ self._shares))
 
     def cast_on(self, drawn: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a (3, S, S) picture, 0..255, in the light and colour of a crop in -1..1.
@@ -57,7 +59,7 @@ class Lighting:
         smallest movement.
         """
         source = (crop + 1) * np.float32(127.5)
-        less = self.contrast(source) / max(self.contrast(drawn), 1.0)
-        keep = np.float32(min(1.0, max(_LEAST_CONTRAST, less)))
-        detail = keep * (drawn - self.plane(drawn))
-        return np.asarray(np.clip(detail + self.plane(source), 0, 255), np.float32)
+        light, detail = self.plane(source), drawn - self.plane(drawn)
+        less = self._size(source - light) / max(self._size(detail), 1.0)
+        detail *= np.float32(min(1.0, max(_LEAST_CONTRAST, less)))
+        return np.asarray(np.clip(detail + light, 0, 255), np.float32)
