@@ -63,6 +63,8 @@ _FORGET_PERSON_S: Final = 60.0
 """Who stands in for a track is kept longer than any track lives unseen."""
 _CANDIDATES: Final = 24
 """Strangers of which the one least like the real person is taken."""
+_CALM_KEYS: Final = np.float32(0.85)
+"""Strangers are drawn nearer to the middle of all than chance has them: fewer are odd."""
 _EMPHASIS: Final = np.float32(1.5)
 """Power of the probabilities of an expression: a face that is drawn shows less than it was told."""
 _FORGIVEN: Final = 0.9
@@ -416,7 +418,7 @@ class StandIns:
     ) -> NDArray[np.float32]:
         """Return the key, of some random ones, of whoever looks least like the real one."""
         rng = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=job.key))
-        keys = self._model.draw_keys(_CANDIDATES, rng)
+        keys = _CALM_KEYS * self._model.draw_keys(_CANDIDATES, rng)
         count = len(keys)
         made = self._strangers.draw(
             np.repeat(crop[None], count, 0),
