@@ -11,6 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch (extra [train])")
 onnx = pytest.importorskip("onnx", reason="export needs onnx (extra [train])")
 
+import onnxruntime as ort  # noqa: E402
+from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: E402
+
 from streamface import card as cards  # noqa: E402
 from streamface.frame import EMOTIONS  # noqa: E402
 from streamface.model import Model, card_path  # noqa: E402
@@ -19,6 +22,7 @@ from streamface.resynth import Reenactor, asked, expression  # noqa: E402
 from streamface.training import (  # noqa: E402
     aligned,
     codenets,
+    cpu_graph,
     export_resynth,
     quantize,
     resynthesis,
@@ -40,8 +44,8 @@ def one_thread():
     torch.manual_seed(0)
 
 
-def code_net():
-    return vq.VqVae(VQ).eval().requires_grad_(requires_grad=False)
+def code_net(config=VQ):
+    return vq.VqVae(config).eval().requires_grad_(requires_grad=False)
 
 
 def crops(count, seed=0):
@@ -171,11 +175,61 @@ def test_int8_draws_nearly_the_same_faces(tmp_path):
     one, other = (m.remake(x[:8], emotions["emotions"][:8]).plain for m in (whole, small))
     assert np.abs(one - other).mean() < 3
     quantised = onnx.load(tmp_path / "vqvae-int8.onnx")
-    telling = quantize._telling_codes(quantised)
-    assert len(telling) == 2
-    made = {node.name: node for node in quantised.graph.node}
-    weights = {each.name for each in quantised.graph.initializer}
-    assert all(made[name].input[1] in weights for name in telling)  # not behind a dequantiser
+    weights = {each.name: each for each in quantised.graph.initializer}
+    products = [node for node in quantised.graph.node if node.op_type == "MatMul"]
+    tables = [weights[node.input[1]] for node in products]  # in full, behind no dequantiser
+    assert [tuple(each.dims) for each in tables] == [(8, 32)] * 2
+
+
+def in_onnx_runtime(model, feeds):
+    ready = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return ready.run(None, feeds)
+
+
+def test_a_graph_rewritten_for_cpus_draws_the_same_faces(tmp_path):
+    net, editor = code_net(replace(VQ, width=64)), codenets.Editor(EDITOR)
+    torch.nn.init.normal_(editor.leave.weight, std=0.3)
+    graph = export_resynth.ReenactorGraph(net, editor)
+    export_resynth.export(graph, "vqvae", tmp_path, side_px=SIDE, trained={})
+    ready = tmp_path / "ready.onnx"
+    quant_pre_process(tmp_path / "vqvae.onnx", ready, skip_symbolic_shape=True)
+    model = onnx.load(ready)
+    feeds = {"crops": crops(3).numpy(), "emotions": np.eye(7, dtype=np.float32)[:3]}
+    before = in_onnx_runtime(model, feeds)
+    cpu_graph.rewrite(model)
+    onnx.checker.check_model(model, full_check=True)
+    for one, other in zip(before, in_onnx_runtime(model, feeds), strict=True):
+        assert one.std() > 1
+        np.testing.assert_allclose(one, other, atol=0.01)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("MatMul") == kinds.count("ArgMax") == 2
+    last = [n for n in model.graph.node if n.op_type in {"Conv", "DepthToSpace"}][-2:]
+    assert [node.op_type for node in last] == ["Conv", "DepthToSpace"]
+    size = model.ByteSize()
+    cpu_graph.rewrite(model)
+    assert model.ByteSize() == size  # there is nothing left to do
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nothing_is_rewritten_whose_values_others_take(tmp_path):
+    class Forked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = torch.nn.Conv2d(8, 1, 3, 1, 1)
+
+        def forward(self, x):
+            fine = torch.nn.functional.pixel_shuffle(x, 2)
+            return self.last(torch.nn.functional.silu(fine)), fine
+
+    path = tmp_path / "forked.onnx"
+    names = ["picture", "fine"]
+    x = torch.randn(1, 32, 4, 4)
+    torch.onnx.export(Forked(), (x,), path, input_names=["x"], output_names=names, dynamo=False)
+    model = onnx.load(path)
+    before = in_onnx_runtime(model, {"x": x.numpy()})
+    cpu_graph.rewrite(model)
+    for one, other in zip(before, in_onnx_runtime(model, {"x": x.numpy()}), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_a_card_of_the_other_kind_is_refused(tmp_path):

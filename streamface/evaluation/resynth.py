@@ -355,11 +355,11 @@ def _fidelity(
 class CodeReader:
     """Which codes a reenactor's encoder picks; the graph is made to tell its scores."""
 
-    def __init__(self, onnx: bytes, scores: str) -> None:
+    def __init__(self, onnx: bytes, scores: str, axis: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-        self._scores = scores
+        self._scores, self._axis = scores, axis
         self.used = np.zeros(0, bool)
         """(K,) codes that were picked; empty before anything was read."""
 
@@ -372,13 +372,14 @@ class CodeReader:
             return None
         model = onnx.load_from_string(read_onnx(card, path))
         # Nodes stand in the order in which they run: the encoder's codes are picked first.
-        picks = (node for node in model.graph.node if node.op_type == "ArgMax")
-        scores = next((node.input[0] for node in picks), None)
-        if scores is None:
+        pick = next((node for node in model.graph.node if node.op_type == "ArgMax"), None)
+        if pick is None:
             return None
+        scores = pick.input[0]
+        axis = next(each.i for each in pick.attribute if each.name == "axis")
         kind = onnx.TensorProto.FLOAT
         model.graph.output.append(onnx.helper.make_tensor_value_info(scores, kind, None))
-        return cls(model.SerializeToString(), scores)
+        return cls(model.SerializeToString(), scores, axis)
 
     def read(self, crops: BatchF32) -> None:
         """Note the codes of (N, C, S, S) crops."""
@@ -386,8 +387,8 @@ class CodeReader:
         feeds = {each.name: np.zeros((len(crops), *each.shape[1:]), np.float32) for each in others}
         (scores,) = self._session.run([self._scores], {first.name: crops, **feeds})
         if not len(self.used):
-            self.used = np.zeros(scores.shape[1], bool)
-        self.used[np.unique(scores.argmax(1))] = True
+            self.used = np.zeros(scores.shape[self._axis], bool)
+        self.used[np.unique(scores.argmax(self._axis))] = True
 
 
 # -- how convincing, and whom
