@@ -61,8 +61,10 @@ _FORGET_S: Final = 2.0
 """A track that was not seen for so long is drawn afresh."""
 _FORGET_PERSON_S: Final = 60.0
 """Who stands in for a track is kept longer than any track lives unseen."""
-_CANDIDATES: Final = 24
-"""Strangers of which the one least like the real person is taken."""
+_ROUND: Final = 16
+"""Strangers drawn at once: first by chance, then near those who look least like the real person."""
+_LED: Final = 0.5
+"""Share of a stranger of the second round, in variance, that the first round tells."""
 _CALM_KEYS: Final = np.float32(0.85)
 """Strangers are drawn nearer to the middle of all than chance has them: fewer are odd."""
 _EMPHASIS: Final = np.float32(1.5)
@@ -416,20 +418,30 @@ class StandIns:
     def _unlike(
         self, job: _Job, crop: NDArray[np.float32], seen: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Return the key, of some random ones, of whoever looks least like the real one."""
+        """Return the key of somebody who looks little like the real one: the least of two rounds.
+
+        The second round looks where the first says that likeness falls, as evolution strategies do
+        (Salimans et al. 2017): along the sum of its keys, each counted by how unlike it turned out.
+        """
         rng = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=job.key))
-        keys = _CALM_KEYS * self._model.draw_keys(_CANDIDATES, rng)
-        count = len(keys)
-        made = self._strangers.draw(
-            np.repeat(crop[None], count, 0),
-            np.repeat(emphasised(seen[None]), count, 0),
-            np.full(count, female_of(job.face), np.float32),
-            np.repeat(pose(job.landmarks_px)[None], count, 0),
-            keys,
-        )
-        people = made / np.float32(127.5) - 1
-        source, *others = self._likeness.vectors(np.concatenate((crop[None], people)))
-        return np.asarray(keys[int(np.argmin(np.stack(others) @ source))], np.float32)
+        source = self._likeness.vectors(crop[None])[0]
+
+        def likeness(keys: BatchF32) -> NDArray[np.float32]:
+            count = len(keys)
+            made = self._strangers.draw(
+                np.repeat(crop[None], count, 0),
+                np.repeat(emphasised(seen[None]), count, 0),
+                np.full(count, female_of(job.face), np.float32),
+                np.repeat(pose(job.landmarks_px)[None], count, 0),
+                keys,
+            )
+            return np.asarray(self._likeness.vectors(made / np.float32(127.5) - 1) @ source)
+
+        first = _CALM_KEYS * self._model.draw_keys(_ROUND, rng)
+        alike = likeness(first)
+        led = led_by(first, alike, _CALM_KEYS * self._model.draw_keys(_ROUND, rng))
+        everybody = np.concatenate((first, led))
+        return np.asarray(everybody[int(np.argmin(np.concatenate((alike, likeness(led)))))])
 
     def _forget(self, frame: Frame) -> None:
         """Drop who was not seen for long."""
@@ -437,6 +449,17 @@ class StandIns:
         for track_id, person in list(people.items()):
             if frame.time_s - person.time_s > _FORGET_PERSON_S:
                 del people[track_id]
+
+
+def led_by(first: BatchF32, alike: NDArray[np.float32], others: BatchF32) -> BatchF32:
+    """Return (N, W) other keys, led to where keys are less alike, and as long as before.
+
+    first: (M, W) keys. alike: (M,), how alike each of them turned out.
+    """
+    way = (alike.mean() - alike) @ first
+    length = float(np.linalg.norm(others, axis=1).mean())
+    way = way * np.float32(length / max(float(np.linalg.norm(way)), 1e-6))
+    return np.asarray(math.sqrt(_LED) * way + math.sqrt(1 - _LED) * others, np.float32)
 
 
 def can_be_remade(face: Face, spec: InputSpec) -> bool:

@@ -245,8 +245,8 @@ def test_the_report_has_every_figure_and_the_pictures_are_drawn(
         assert all(0 <= rate <= 1 for rate in report[name].values())
     shares = (
         "reenact_mean", "identity_kept", "reidentified", "reidentified_first", "expression_kept",
-        "strangers_told_apart", "originals_told_apart", "generated_agreement_mean",
-        "generated_distinct",
+        "reidentified_own_rank", "reidentified_own_rank_by_likeness", "strangers_told_apart",
+        "originals_told_apart", "generated_agreement_mean", "generated_distinct",
     )  # fmt: skip
     assert all(0 <= report[name] <= 1 for name in shares)
     assert report["reenact_mean"] == pytest.approx(
@@ -266,6 +266,13 @@ def test_the_report_has_every_figure_and_the_pictures_are_drawn(
         assert picture.size == (11 * SIDE, 2 * SIDE)
     with Image.open(nearest) as picture:
         assert picture.size == (7 * SIDE, 2 * SIDE)
+
+
+def test_a_rank_is_how_many_others_are_more_alike():
+    first, last = np.eye(3, dtype=np.float32), 1 - np.eye(3, dtype=np.float32)
+    assert (resynth._own_rank(first), resynth._own_rank(last)) == (0, 1)
+    assert resynth._own_rank(np.arange(9, dtype=np.float32).reshape(3, 3)) == 0.5
+    assert resynth._own_rank(first[:1, :1]) is None
 
 
 @pytest.mark.parametrize(

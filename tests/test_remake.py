@@ -21,6 +21,7 @@ from streamface.remake import (
     Steadier,
     can_be_remade,
     female_of,
+    led_by,
     surrounded,
     tinted_as,
 )
@@ -253,9 +254,20 @@ def test_of_some_people_the_one_least_like_the_real_one_is_taken():
     one = at(0, BOX)
     one.planes.y[:] = np.random.default_rng(0).integers(60, 180, one.planes.y.shape)
     StandIns(model, Reader(), Eye(), seed=2).draw(one, one.faces)
-    candidates, (taken,) = model.keys
-    assert len(candidates) > 1
-    assert taken[0] == candidates[:, 0].min()
+    first, second, (taken,) = model.keys
+    assert len(first) > 1
+    assert second[:, 0].mean() < first[:, 0].mean()  # who is like him least was seen to lie there
+    assert taken[0] == np.concatenate((first, second))[:, 0].min()
+
+
+def test_those_led_by_others_are_as_long_and_lie_where_these_were_unlike():
+    rng = np.random.default_rng(0)
+    first, others = (rng.standard_normal((n, 64), np.float32) for n in (16, 400))
+    alike = first[:, 3]
+    led = led_by(first, alike, others)
+    assert np.linalg.norm(led, axis=1).mean() == pytest.approx(8, abs=0.3)
+    assert led.mean(0).argmin() == 3
+    assert np.isfinite(led_by(first, np.ones(16, np.float32), others)).all()  # no way is better
 
 
 def test_strangers_are_judged_as_they_will_be_seen():
@@ -268,7 +280,8 @@ def test_strangers_are_judged_as_they_will_be_seen():
 
     one = at(0, BOX, level=40)
     StandIns(Painter(), Reader(), Watcher(), seed=2).draw(one, one.faces)
-    ((source, *strangers),) = seen
+    (source,), *rounds = seen
+    strangers = np.concatenate(rounds)
     assert source.max() < -0.7
     for each in strangers:  # in the light of the source, and not as bright as they were drawn
         assert each.mean() == pytest.approx(source.mean(), abs=0.1)

@@ -433,23 +433,44 @@ def _anonymity(
     """Draw somebody else over every face.
 
     reidentified_first: the original most like the anonymised picture, of all, is its own.
+    own_rank: the share of all other originals more like it than its own; 0.5 if nothing can be
+    told from it. Near 1 an original is found where likeness is least. By the judge, who had no
+    part in choosing, and by the net that chose, which anybody may ask.
     originals_told_apart is strangers_told_apart of the same pairs unaltered: what the judge of
     identity can do with such pictures at best.
     """
     stage = StandIns(nets.inventor, nets.emotion, nets.likeness, seed=seed)
-    after = _judged(sitters, [anonymised(each, stage) for each in sitters], judges)
+    pictures = [anonymised(each, stage) for each in sitters]
+    after = _judged(sitters, pictures, judges)
     own = after.likeness(before)
+    chooser = [_as_chosen(nets, sitters, each) for each in (pictures, _as_they_are(sitters))]
     first = (after.whom @ before.whom.T).argmax(1) == np.arange(len(sitters))
     pairs = _pairs(len(sitters), np.random.default_rng(seed))
     return {
         "reidentified": mean(own > SAME_PERSON),
         "reidentified_first": mean(first),
         "reidentified_cosine": round(float(own.mean()), 4),
+        "reidentified_own_rank": _own_rank(after.whom @ before.whom.T),
+        "reidentified_own_rank_by_likeness": _own_rank(chooser[0] @ chooser[1].T),
         "strangers_told_apart": _told_apart(after.whom, pairs),
         "originals_told_apart": _told_apart(before.whom, pairs),
         "expression_kept": mean(after.labels == before.labels),
         "anonymise_skipped": stage.tally.skipped,
     }
+
+
+def _as_chosen(nets: Nets, sitters: Sequence[Sitter], pictures: Sequence[ImageU8]) -> BatchF32:
+    """Return (N, W) unit vectors by the net that chooses who stands in."""
+    landmarks = np.stack([sitter.face.landmarks_px for sitter in sitters])
+    planes = [Planes.from_rgb(picture) for picture in pictures]
+    return nets.likeness.vectors(crops_of(planes, landmarks, nets.likeness.spec))
+
+
+def _own_rank(likeness: NDArray[np.float32]) -> float | None:
+    """Return the mean share of the others of an (N, N) row that lie above its diagonal."""
+    above = likeness > np.diag(likeness)[:, None]
+    others = len(likeness) - 1
+    return round(float(above.sum(1).mean()) / others, 4) if others else None
 
 
 def _pairs(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
