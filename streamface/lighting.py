@@ -34,6 +34,11 @@ class Lighting:
         self._read = np.linalg.solve(weighted @ shape, weighted).astype(np.float32)
 
     @property
+    def least_squares(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(3, S * S) from the pixels of one colour to three numbers, (S * S, 3) back to pixels."""
+        return self._read, self._shape
+
+    @property
     def projection(self) -> NDArray[np.float32]:
         """(S * S, S * S): what takes the pixels of one colour to their plane."""
         return np.asarray(self._shape @ self._read, np.float32)

@@ -19,6 +19,7 @@ from streamface.align import pose, similarity
 from streamface.anonymize import cover, with_margin
 from streamface.classify import can_be_aligned
 from streamface.lighting import Lighting
+from streamface.likeness import Looks
 from streamface.memory import StreamMemory
 from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
@@ -61,11 +62,15 @@ _FORGET_S: Final = 2.0
 """A track that was not seen for so long is drawn afresh."""
 _FORGET_PERSON_S: Final = 60.0
 """Who stands in for a track is kept longer than any track lives unseen."""
-_ROUND: Final = 16
+_ROUND: Final = 20
 """Strangers drawn at once: first by chance, then near those who look least like the real person."""
 _LED: Final = 0.5
 """Share of a stranger of the second round, in variance, that the first round tells."""
-_CALM_KEYS: Final = np.float32(0.85)
+_USUAL: Final = np.float32(0.25)
+"""What a stranger's oddness counts beside his likeness to the real person."""
+_APART: Final = np.float32(0.3)
+"""What his likeness to another stand-in of the stream counts."""
+_CALM_KEYS: Final = np.float32(0.8)
 """Strangers are drawn nearer to the middle of all than chance has them: fewer are odd."""
 _EMPHASIS: Final = np.float32(1.5)
 """Power of the probabilities of an expression: a face that is drawn shows less than it was told."""
@@ -286,6 +291,8 @@ class _Person:
     """Who stands in for a track, and with which expression."""
 
     key: NDArray[np.float32]
+    look: NDArray[np.float32]
+    """Whom the stranger looks like, by the net of likeness."""
     expression: NDArray[np.float32]
     """(7,) probabilities, averaged over time."""
     time_s: float
@@ -311,7 +318,10 @@ class Strangers:
         keys: BatchF32,
     ) -> BatchF32:
         """Return (N, 3, S, S) pictures, 0..255; what is given as of ``Inventor.stand_in``."""
-        made = self.model.stand_in(crops, expressions, females, poses, keys)
+        return self.placed(self.model.stand_in(crops, expressions, females, poses, keys), crops)
+
+    def placed(self, made: BatchF32, crops: BatchF32) -> BatchF32:
+        """Return faces, (N, 3, S, S) 0..255 and changed in place, in the light of crops."""
         for crop, drawn in zip(crops, made, strict=True):
             lit = tinted_as(crop, self._light.cast_on(drawn, crop))
             drawn[:] = surrounded(lit, crop, self._face, self.mask)
@@ -319,10 +329,10 @@ class Strangers:
 
 
 class Likens(Protocol):
-    """Tells whom faces look like; see ``likeness.Likeness``."""
+    """Tells what faces look like; see ``likeness.Likeness``."""
 
-    def vectors(self, crops: BatchF32) -> BatchF32:
-        """Return (N, W) vectors of length one of (N, 3, S, S) crops in -1..1."""
+    def look(self, crops: BatchF32) -> Looks:
+        """Return what (N, 3, S, S) crops in -1..1 look like."""
 
 
 class StandIns:
@@ -408,25 +418,26 @@ class StandIns:
         people = self._people.of(job.frame)
         person = people.get(job.face.track_id)
         if person is None:
-            key = self._unlike(job, crop, seen)
-            person = people[job.face.track_id] = _Person(key, seen, time_s)
+            key, look = self._chosen(job, crop, seen)
+            person = people[job.face.track_id] = _Person(key, look, seen, time_s)
         share = 1 - math.exp(-max(0.0, time_s - person.time_s) / _EXPRESSION_S)
         person.expression = person.expression + np.float32(share) * (seen - person.expression)
         person.time_s = time_s
         return person
 
-    def _unlike(
+    def _chosen(
         self, job: _Job, crop: NDArray[np.float32], seen: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Return the key of somebody who looks little like the real one: the least of two rounds.
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the key and the look of who has the fewest faults, of two rounds of strangers.
 
-        The second round looks where the first says that likeness falls, as evolution strategies do
-        (Salimans et al. 2017): along the sum of its keys, each counted by how unlike it turned out.
+        The second round looks where the first says that faults fall, as evolution strategies do
+        (Salimans et al. 2017): along the sum of its keys, each counted by how few its faults were.
         """
         rng = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=job.key))
-        source = self._likeness.vectors(crop[None])[0]
+        source = self._likeness.look(crop[None]).vectors[0]
+        others = [person.look for person in self._people.of(job.frame).values()]
 
-        def likeness(keys: BatchF32) -> NDArray[np.float32]:
+        def looked_at(keys: BatchF32) -> Looks:
             count = len(keys)
             made = self._strangers.draw(
                 np.repeat(crop[None], count, 0),
@@ -435,13 +446,19 @@ class StandIns:
                 np.repeat(pose(job.landmarks_px)[None], count, 0),
                 keys,
             )
-            return np.asarray(self._likeness.vectors(made / np.float32(127.5) - 1) @ source)
+            return self._likeness.look(made / np.float32(127.5) - 1)
 
-        first = _CALM_KEYS * self._model.draw_keys(_ROUND, rng)
-        alike = likeness(first)
-        led = led_by(first, alike, _CALM_KEYS * self._model.draw_keys(_ROUND, rng))
-        everybody = np.concatenate((first, led))
-        return np.asarray(everybody[int(np.argmin(np.concatenate((alike, likeness(led)))))])
+        keys = _CALM_KEYS * self._model.draw_keys(_ROUND, rng)
+        looks = looked_at(keys)
+        led = led_by(
+            keys, faults(looks, source, others), _CALM_KEYS * self._model.draw_keys(_ROUND, rng)
+        )
+        more = looked_at(led)
+        keys = np.concatenate((keys, led))
+        vectors = np.concatenate((looks.vectors, more.vectors))
+        everybody = Looks(vectors, np.concatenate((looks.oddness, more.oddness)))
+        best = int(np.argmin(faults(everybody, source, others)))
+        return keys[best], vectors[best]
 
     def _forget(self, frame: Frame) -> None:
         """Drop who was not seen for long."""
@@ -451,12 +468,30 @@ class StandIns:
                 del people[track_id]
 
 
-def led_by(first: BatchF32, alike: NDArray[np.float32], others: BatchF32) -> BatchF32:
-    """Return (N, W) other keys, led to where keys are less alike, and as long as before.
+def faults(
+    looks: Looks, source: NDArray[np.float32], others: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return (N,) what speaks against some strangers, each wish counted by how far they differ.
 
-    first: (M, W) keys. alike: (M,), how alike each of them turned out.
+    They should look unlike the real person, like no other stand-in of the stream, and not odd:
+    what is least like somebody is easily the least human.
     """
-    way = (alike.mean() - alike) @ first
+    total = _standard(looks.vectors @ source) + _USUAL * _standard(np.log(looks.oddness))
+    if others:
+        total += _APART * _standard((looks.vectors @ np.stack(others).T).max(1))
+    return np.asarray(total, np.float32)
+
+
+def _standard(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-6), np.float32)
+
+
+def led_by(first: BatchF32, against: NDArray[np.float32], others: BatchF32) -> BatchF32:
+    """Return (N, W) other keys, led to where less speaks against them, and as long as before.
+
+    first: (M, W) keys. against: (M,) what speaks against each of them.
+    """
+    way = (against.mean() - against) @ first
     length = float(np.linalg.norm(others, axis=1).mean())
     way = way * np.float32(length / max(float(np.linalg.norm(way)), 1e-6))
     return np.asarray(math.sqrt(_LED) * way + math.sqrt(1 - _LED) * others, np.float32)

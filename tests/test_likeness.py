@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from streamface.card import save
 from streamface.errors import ModelError
 from streamface.likeness import Likeness
 from streamface.model import card_path
@@ -32,25 +33,51 @@ def strangers(count, seed=0):
     return (drawn / 127.5 - 1).astype(np.float32)
 
 
-def test_vectors_have_length_one_and_no_face_none(likeness):
-    vectors = likeness.vectors(strangers(5))
-    assert vectors.shape == (5, 128)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert len(likeness.vectors(strangers(0))) == 0
+def test_vectors_have_length_one_and_no_face_no_looks(likeness):
+    looks = likeness.look(strangers(5))
+    assert (looks.vectors.shape, looks.oddness.shape) == ((5, 128), (5,))
+    np.testing.assert_allclose(np.linalg.norm(looks.vectors, axis=1), 1, atol=1e-5)
+    assert [len(each) for each in likeness.look(strangers(0))] == [0, 0]
 
 
 def test_more_faces_than_a_batch_are_read_as_one_by_one(likeness):
     crops = strangers(3)
-    many = likeness.vectors(np.tile(crops, (50, 1, 1, 1)))
-    np.testing.assert_allclose(many, np.tile(likeness.vectors(crops), (50, 1)), atol=1e-5)
+    few, many = likeness.look(crops), likeness.look(np.tile(crops, (50, 1, 1, 1)))
+    np.testing.assert_allclose(many.vectors, np.tile(few.vectors, (50, 1)), atol=1e-5)
+    np.testing.assert_allclose(many.oddness, np.tile(few.oddness, 50), rtol=1e-4)
 
 
 def test_a_face_is_more_like_itself_in_other_light_than_like_others(likeness):
     crops = strangers(12)
     darker = 0.8 * crops - 0.1
-    pairs = likeness.vectors(crops) @ likeness.vectors(darker).T
+    pairs = likeness.look(crops).vectors @ likeness.look(darker).vectors.T
     others = pairs[~np.eye(len(crops), dtype=bool)]
     assert np.diag(pairs).min() > np.quantile(others, 0.95)
+
+
+def test_a_face_is_odd_with_a_blotch_or_turned_over_and_not_in_other_light(likeness):
+    crops = strangers(12)
+    usual = likeness.look(crops).oddness
+    assert 0.3 < np.median(usual) < 2
+    blotched = crops.copy()
+    blotched[:, 0, 36:46, 24:34] += 1.0
+    over = np.ascontiguousarray(crops[:, :, ::-1])
+    for odd in (blotched, over):
+        share = likeness.look(odd).oddness / usual
+        assert share.min() > 1
+        assert np.median(share) > 1.2
+    slope = np.linspace(-0.2, 0.2, 64, dtype=np.float32)
+    for lit in (0.7 * crops - 0.1, 0.7 * crops + slope):
+        np.testing.assert_allclose(likeness.look(lit).oddness, usual, rtol=0.1)
+
+
+def test_a_net_that_tells_less_is_refused(likeness, tmp_path):
+    (tmp_path / "likeness.onnx").write_bytes(
+        card_path("likeness").with_suffix(".onnx").read_bytes()
+    )
+    save(replace(likeness.card, outputs=("vectors",)), tmp_path / "likeness.json")
+    with pytest.raises(ModelError, match="gives vectors; it should give vectors, oddness"):
+        Likeness.open(input_spec(64), tmp_path / "likeness.json")
 
 
 def test_faces_cut_otherwise_than_it_learned_are_refused():

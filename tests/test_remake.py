@@ -13,6 +13,7 @@ from sample_faces import face, frame
 from streamface.anonymize import Cover, CoverSettings
 from streamface.card import InputSpec
 from streamface.frame import EMOTIONS, Colour, Gender, Planes
+from streamface.likeness import Looks
 from streamface.paste import face_mask, head_mask
 from streamface.remake import (
     Budget,
@@ -20,6 +21,7 @@ from streamface.remake import (
     StandIns,
     Steadier,
     can_be_remade,
+    faults,
     female_of,
     led_by,
     surrounded,
@@ -82,12 +84,13 @@ class Reader:
 
 
 class Eye:
-    """Stands for the net of likeness: pictures themselves, without their means."""
+    """Stands for the net of likeness: pictures themselves, without their means; none is odd."""
 
-    def vectors(self, crops):
+    def look(self, crops):
         flat = crops.reshape(len(crops), -1)
         flat = flat - flat.mean(1, keepdims=True)
-        return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+        vectors = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+        return Looks(vectors, np.ones(len(crops), np.float32))
 
 
 def at(index, *boxes, ids=None, level=100):
@@ -260,11 +263,36 @@ def test_of_some_people_the_one_least_like_the_real_one_is_taken():
     assert taken[0] == np.concatenate((first, second))[:, 0].min()
 
 
+def test_faults_are_likeness_to_anybody_and_oddness():
+    axes = np.eye(3, dtype=np.float32)
+    plain = np.ones(3, np.float32)
+    assert faults(Looks(axes, plain), axes[1], []).argmax() == 1
+    like_another = faults(Looks(axes, plain), axes[1], [axes[0]])
+    assert like_another.argsort().tolist() == [2, 0, 1]  # the source counts most
+    assert faults(Looks(axes[[0, 0, 0]], np.array((1, 2, 1), "f4")), axes[1], []).argmax() == 1
+
+
+def test_who_stands_in_is_unlike_those_who_do_already():
+    class Twin(Eye):
+        """Sees four people in all strangers, and the source in none of them."""
+
+        def look(self, crops):
+            axes = np.eye(8, dtype=np.float32)
+            if len(crops) == 1:
+                return Looks(axes[7:], np.ones(1, np.float32))
+            return Looks(axes[np.arange(len(crops)) % 4], np.ones(len(crops), np.float32))
+
+    stand_ins = StandIns(Painter(), Reader(), Twin(), seed=3)
+    one = at(0, BOX, OTHER)
+    stand_ins.draw(one, one.faces)
+    taken = [int(person.look.argmax()) for person in stand_ins._people.of(one).values()]
+    assert len(set(taken)) == 2
+
+
 def test_those_led_by_others_are_as_long_and_lie_where_these_were_unlike():
     rng = np.random.default_rng(0)
     first, others = (rng.standard_normal((n, 64), np.float32) for n in (16, 400))
-    alike = first[:, 3]
-    led = led_by(first, alike, others)
+    led = led_by(first, first[:, 3], others)
     assert np.linalg.norm(led, axis=1).mean() == pytest.approx(8, abs=0.3)
     assert led.mean(0).argmin() == 3
     assert np.isfinite(led_by(first, np.ones(16, np.float32), others)).all()  # no way is better
@@ -274,9 +302,9 @@ def test_strangers_are_judged_as_they_will_be_seen():
     seen = []
 
     class Watcher(Eye):
-        def vectors(self, crops):
+        def look(self, crops):
             seen.append(crops)
-            return super().vectors(crops)
+            return super().look(crops)
 
     one = at(0, BOX, level=40)
     StandIns(Painter(), Reader(), Watcher(), seed=2).draw(one, one.faces)

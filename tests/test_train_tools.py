@@ -177,7 +177,9 @@ def test_likeness_is_learned_from_a_teacher(tmp_path, monkeypatch, capsys):
     once = (*words, "--epochs", 1, "--ship", tmp_path / "shipped")
     assert tool("train_likeness", *once, monkeypatch=monkeypatch) == 0
     net = Likeness.open(input_spec(64), tmp_path / "shipped" / "likeness.json")
-    assert net.vectors(np.zeros((2, *net.spec.shape), np.float32)).shape == (2, likeness.WIDTH)
+    looks = net.look(np.zeros((2, *net.spec.shape), np.float32))
+    assert looks.vectors.shape == (2, likeness.WIDTH)
+    assert np.isfinite(looks.oddness).all()
     net.close()
     monkeypatch.setattr(Teacher, "embed", None)  # it is asked once
     assert tool("train_likeness", *once, "--resume", monkeypatch=monkeypatch) == 0

@@ -1,4 +1,4 @@
-r"""Train the net that tells how alike two faces look, and export it with its card.
+r"""Train the net that tells how alike two faces look and how odd one, and export it with its card.
 
 Whom faces look like is learned from dlib's recogniser, which is asked first (a tenth of a second a
 face and core): pip install dlib-bin face_recognition_models.
@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,12 +24,16 @@ from rich.console import Console
 
 from streamface.errors import StreamfaceError, UsageError
 from streamface.model import DEFAULT_MODELS, Model
-from streamface.resynth import INVENT_MODEL, Inventor
+from streamface.remake import Strangers
+from streamface.resynth import INVENT_MODEL, REENACT_MODEL, Inventor, Reenactor
 from streamface.training import commandline, gender, likeness
 from streamface.training.checkpoint import load_ema
 from streamface.training.data import load_gender
 from streamface.training.export import note_commit, noted_commit
 from streamface.training.likeness import LikenessConfig, LikenessSet, Student
+
+if TYPE_CHECKING:
+    from streamface.training.facespace import FaceSpace
 
 _CHUNK = 250
 _HELD_OUT = 400
@@ -90,14 +95,24 @@ def run(args: argparse.Namespace) -> None:
         "epochs_of_the_last_run": f"{measured['epoch']} of {config.epochs}",
         "commit": noted_commit(args.out),
         "metrics": {"correlation_with_teacher": measured},
-        "intended_use": "To choose strangers who look least like the people they stand in for.",
+        "intended_use": "To choose strangers who look little like the people they stand in for, "
+        "little like each other, and like people.",
         "limits": "It sees 64 x 64 pixels, and what it reads correlates with its teacher's answers "
         "as above: too little to recognise anybody by, and not made for it.",
     }
+    space = _usual(train, args)
     for folder in (args.out, args.ship):
         if folder is not None:
-            card = likeness.ship(net, folder, trained)
+            card = likeness.ship(net, space, folder, trained)
             Console(soft_wrap=True).print(f"{folder / card.onnx}: {dict(card.trained)}")
+
+
+def _usual(train: LikenessSet, args: argparse.Namespace) -> FaceSpace:
+    with ExitStack() as stack:
+        inventor, reenactor = Inventor.open(args.inventor), Reenactor.open(args.reenactor)
+        stack.callback(inventor.close)
+        stack.callback(reenactor.close)
+        return likeness.usual(train, reenactor, Strangers(inventor))
 
 
 def _asked(args: argparse.Namespace, rows: np.ndarray, name: str) -> LikenessSet:
@@ -131,6 +146,9 @@ def main() -> int:
     parser.add_argument("--ship", type=Path, help="also write ONNX and card here")
     parser.add_argument(
         "--inventor", default=INVENT_MODEL, help="who draws strangers: name or card (%(default)s)"
+    )
+    parser.add_argument(
+        "--reenactor", default=REENACT_MODEL, help="who draws photographs again (%(default)s)"
     )
     parser.add_argument("--init", type=Path, metavar="RUN", help="another run to begin with")
     parser.add_argument("--faces", type=int, default=4000, help="default: %(default)s")

@@ -61,7 +61,8 @@ _WINDOW_PX: Final = 11
 _SIGMA_PX: Final = 1.5
 _LEAST_ERROR: Final = 1e-6
 """Of a mean squared error, so that two equal pictures have a finite PSNR, 108 dB."""
-_PAIRS: Final = 20_000
+_OF_A_VIDEO: Final = 4
+"""People whose stand-ins should be told apart."""
 _GENERATED: Final = 64
 _KNOWN: Final = 4000
 _SHOWN: Final = 8
@@ -244,9 +245,9 @@ def reenacted(sitter: Sitter, stage: Remake) -> ImageU8:
     return frame.planes.to_rgb()
 
 
-def anonymised(sitter: Sitter, stage: StandIns) -> ImageU8:
+def anonymised(sitter: Sitter, stage: StandIns, stream: int = 0) -> ImageU8:
     """Return what a viewer sees of a face that somebody else was drawn over: (H, W, 3) RGB."""
-    frame = _frame(sitter.planes, [sitter.face])
+    frame = replace(_frame(sitter.planes, [sitter.face]), stream=stream)
     stage.draw(frame, frame.faces)
     return frame.planes.to_rgb()
 
@@ -430,22 +431,24 @@ def _reenactment(
 def _anonymity(
     sitters: Sequence[Sitter], before: Verdict, nets: Nets, judges: Judges, seed: int
 ) -> dict[str, object]:
-    """Draw somebody else over every face.
+    """Draw somebody else over every face, as if every four were of one video.
 
     reidentified_first: the original most like the anonymised picture, of all, is its own.
     own_rank: the share of all other originals more like it than its own; 0.5 if nothing can be
     told from it. Near 1 an original is found where likeness is least. By the judge, who had no
     part in choosing, and by the net that chose, which anybody may ask.
-    originals_told_apart is strangers_told_apart of the same pairs unaltered: what the judge of
-    identity can do with such pictures at best.
+    strangers_told_apart: of the pairs of one video. originals_told_apart is that of the same pairs
+    unaltered: what the judge of identity can do with such pictures at best.
     """
     stage = StandIns(nets.inventor, nets.emotion, nets.likeness, seed=seed)
-    pictures = [anonymised(each, stage) for each in sitters]
+    pictures = [
+        anonymised(each, stage, number // _OF_A_VIDEO) for number, each in enumerate(sitters)
+    ]
     after = _judged(sitters, pictures, judges)
     own = after.likeness(before)
     chooser = [_as_chosen(nets, sitters, each) for each in (pictures, _as_they_are(sitters))]
     first = (after.whom @ before.whom.T).argmax(1) == np.arange(len(sitters))
-    pairs = _pairs(len(sitters), np.random.default_rng(seed))
+    pairs = _pairs(len(sitters))
     return {
         "reidentified": mean(own > SAME_PERSON),
         "reidentified_first": mean(first),
@@ -463,7 +466,7 @@ def _as_chosen(nets: Nets, sitters: Sequence[Sitter], pictures: Sequence[ImageU8
     """Return (N, W) unit vectors by the net that chooses who stands in."""
     landmarks = np.stack([sitter.face.landmarks_px for sitter in sitters])
     planes = [Planes.from_rgb(picture) for picture in pictures]
-    return nets.likeness.vectors(crops_of(planes, landmarks, nets.likeness.spec))
+    return nets.likeness.look(crops_of(planes, landmarks, nets.likeness.spec)).vectors
 
 
 def _own_rank(likeness: NDArray[np.float32]) -> float | None:
@@ -473,12 +476,11 @@ def _own_rank(likeness: NDArray[np.float32]) -> float | None:
     return round(float(above.sum(1).mean()) / others, 4) if others else None
 
 
-def _pairs(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return random pairs of different numbers below ``count``; none of fewer than two."""
-    if count < 2:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    one = rng.integers(0, count, _PAIRS)
-    return one, (one + rng.integers(1, count, _PAIRS)) % count
+def _pairs(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers below ``count`` that share a video, in pairs; none of fewer than two."""
+    video = np.arange(count) // _OF_A_VIDEO
+    one, other = np.nonzero(np.triu(video[:, None] == video, 1))
+    return one, other
 
 
 def _told_apart(whom: BatchF32, pairs: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float | None:

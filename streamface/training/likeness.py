@@ -27,10 +27,11 @@ from streamface.align import pose, similarity, transform
 from streamface.card import ModelCard
 from streamface.errors import ModelError, UsageError
 from streamface.frame import Planes
-from streamface.likeness import KIND, NAME
+from streamface.likeness import KIND, NAME, OUTPUTS
 from streamface.preprocess import crop_into, probe
 from streamface.remake import Strangers, emphasised
-from streamface.training import export
+from streamface.resynth import SAME, asked
+from streamface.training import export, facespace
 from streamface.training.aligned import input_spec
 from streamface.training.augment import AugmentConfig, augment
 from streamface.training.checkpoint import (
@@ -51,8 +52,9 @@ if TYPE_CHECKING:
 
     from streamface.frame import BatchF32, ImageU8, PointsF32
     from streamface.model import Model
-    from streamface.resynth import Inventor
+    from streamface.resynth import Inventor, Reenactor
     from streamface.training.data import GenderData
+    from streamface.training.facespace import FaceSpace
 
 WIDTH: Final = 128
 """Numbers of a face, as dlib has them."""
@@ -76,6 +78,9 @@ _AUGMENT: Final = AugmentConfig(
     contrast_frac=0.25, gamma_frac=0.25, blur_prob=0.2, shrink_prob=0.1, jpeg_prob=0.0,
     occlude_prob=0.0,
 )  # fmt: skip
+_USUAL: Final = 4000
+"""Photographs that say what faces usually look like."""
+_PART: Final = 64
 _RELATIONS: Final = 4.0
 """What the likeness of pairs counts beside that to the teacher's own numbers."""
 
@@ -169,6 +174,19 @@ def collect(
     if not pictures:
         raise UsageError("no face was found in any of the pictures")
     return LikenessSet(np.array(pictures, np.uint8), np.array(whom, np.float32))
+
+
+def usual(faces: LikenessSet, reenactor: Reenactor, strangers: Strangers) -> FaceSpace:
+    """Return what the photographs of a set look like, drawn by the same decoder as strangers are.
+
+    Pasted in the same way too, so that nothing but the faces differs.
+    """
+    drawn = []
+    for part in np.array_split(faces.pictures[:_USUAL, 0], max(1, len(faces.pictures) // _PART)):
+        crops = part.astype(np.float32) / np.float32(127.5) - 1
+        plain = reenactor.remake(crops, asked(SAME, len(crops))).plain
+        drawn.append(strangers.placed(plain, crops) / np.float32(127.5) - 1)
+    return facespace.fit(torch.from_numpy(np.concatenate(drawn)))
 
 
 def joined(parts: list[LikenessSet]) -> LikenessSet:
@@ -294,19 +312,33 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return round(float(np.corrcoef(a, b)[0, 1]), 4)
 
 
-def ship(net: Student, folder: Path, trained: Mapping[str, object]) -> ModelCard:
+class Chooser(nn.Module):
+    """What ships: (N, 3, S, S) in -1..1 to (N, WIDTH + 1), vectors and oddness side by side."""
+
+    def __init__(self, student: Student, space: FaceSpace) -> None:
+        super().__init__()
+        self.student = student
+        self.space = space
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return both."""
+        return torch.cat((self.student(x), self.space(x)), 1)
+
+
+def ship(net: Student, space: FaceSpace, folder: Path, trained: Mapping[str, object]) -> ModelCard:
     """Write likeness.onnx and its card to ``folder``; return the card."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = input_spec(SIDE_PX)
     path = folder / f"{NAME}.onnx"
-    export.write_onnx(net, spec, path, {"vectors": WIDTH})
+    sizes = dict(zip(OUTPUTS, (WIDTH, 1), strict=True))
+    export.write_onnx(Chooser(net, space), spec, path, sizes)
     card = ModelCard(
         name=NAME,
         kind=KIND,
         onnx=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         input=spec,
-        outputs=("vectors",),
+        outputs=OUTPUTS,
         labels=("likeness",),
         preprocess_probe=probe(spec),
         trained=trained,
