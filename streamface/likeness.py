@@ -2,7 +2,7 @@
 
 The net reads 128 numbers off an aligned face; those of the same person point the same way. It is
 here to keep people apart who should not be taken for each other, sees pictures of 64 x 64 pixels,
-and what it reads is kept no longer than the track: it is no means to find anybody.
+and nothing that it reads of a real person is kept: it is no means to find anybody.
 """
 
 from __future__ import annotations

@@ -453,12 +453,10 @@ class StandIns:
         led = led_by(
             keys, faults(looks, source, others), _CALM_KEYS * self._model.draw_keys(_ROUND, rng)
         )
-        more = looked_at(led)
-        keys = np.concatenate((keys, led))
-        vectors = np.concatenate((looks.vectors, more.vectors))
-        everybody = Looks(vectors, np.concatenate((looks.oddness, more.oddness)))
+        both = zip(looks, looked_at(led), strict=True)
+        everybody = Looks(*(np.concatenate(each) for each in both))
         best = int(np.argmin(faults(everybody, source, others)))
-        return keys[best], vectors[best]
+        return np.concatenate((keys, led))[best], everybody.vectors[best]
 
     def _forget(self, frame: Frame) -> None:
         """Drop who was not seen for long."""

@@ -27,8 +27,14 @@ def rewrite(model: onnx.ModelProto) -> None:
     Weights must stand in it as such: what ``quant_pre_process`` leaves.
     """
     graph = _Graph(model)
+    sizes = {
+        each.name: each.type.tensor_type.shape.dim
+        for each in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
     for node in list(model.graph.node):
-        if node.op_type == "ArgMax":
+        if node.op_type == "Gather":
+            _size_as_number(graph, node, sizes)
+        elif node.op_type == "ArgMax":
             _look_along_rows(graph, node)
         elif node.op_type == "Conv":
             _shuffle_last(graph, node)
@@ -58,7 +64,7 @@ class _Graph:
     def weight(self, name: str) -> NDArray[np.float32]:
         return np.asarray(numpy_helper.to_array(self.weights[name]), np.float32)
 
-    def add_weight(self, name: str, value: NDArray[np.float32]) -> str:
+    def add_weight(self, name: str, value: NDArray[Any]) -> str:
         """Give the graph another weight; a name that it has is taken for the same one."""
         if name not in self.weights:
             self.proto.initializer.append(numpy_helper.from_array(value, name))
@@ -70,6 +76,31 @@ class _Graph:
         self.proto.node.remove(node)
         for other in reversed(others):
             self.proto.node.insert(place, other)
+
+
+def _size_as_number(
+    graph: _Graph, gather: onnx.NodeProto, sizes: Mapping[str, Sequence[Any]]
+) -> None:
+    """Put a number where the size of a value is asked for that is the same for any N.
+
+    The exporter asks in every pass; what follows from a number is worked out once.
+    """
+    shape = graph.maker(gather.input[0])
+    if shape is None or shape.op_type != "Shape" or gather.input[1] not in graph.weights:
+        return
+    places = numpy_helper.to_array(graph.weights[gather.input[1]])
+    dims = sizes.get(shape.input[0], ())
+    if any(i >= len(dims) or not dims[i].HasField("dim_value") for i in places.flat):
+        return
+    size = np.array([dims[i].dim_value for i in places.flat], np.int64).reshape(places.shape)
+    number = graph.add_weight(f"{gather.output[0]}_size", size)
+    for taker in graph.takers(gather.output[0]):
+        for i, value in enumerate(taker.input):
+            if value == gather.output[0]:
+                taker.input[i] = number
+    graph.proto.node.remove(gather)
+    if not graph.takers(shape.output[0]):
+        graph.proto.node.remove(shape)
 
 
 def _look_along_rows(graph: _Graph, asked: onnx.NodeProto) -> None:
