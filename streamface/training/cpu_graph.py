@@ -111,6 +111,8 @@ def _look_along_rows(graph: _Graph, asked: onnx.NodeProto) -> None:
     vectors, name, *bias = scores.input
     if bias or name not in graph.weights or graph.weights[name].dims[2:] != [1, 1]:
         return
+    if len(graph.takers(scores.output[0])) != 1 or graph.is_output(scores.output[0]):
+        return
     codes = graph.weight(name)
     rows = f"{scores.output[0]}_rows"
     table = graph.add_weight(f"{name}_table", np.ascontiguousarray(codes[:, :, 0, 0].T))
