@@ -63,7 +63,7 @@ _FORGET_S: Final = 2.0
 _FORGET_PERSON_S: Final = 60.0
 """Who stands in for a track is kept longer than any track lives unseen."""
 _ROUND: Final = 20
-"""Strangers drawn at once: first by chance, then near those who look least like the real person."""
+"""Strangers drawn at once: first by chance, then where the first say that faults fall."""
 _LED: Final = 0.5
 """Share of a stranger of the second round, in variance, that the first round tells."""
 _USUAL: Final = np.float32(0.25)

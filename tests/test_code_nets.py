@@ -211,26 +211,34 @@ def test_a_graph_rewritten_for_cpus_draws_the_same_faces(tmp_path):
     assert model.ByteSize() == size  # there is nothing left to do
 
 
+class Forked(torch.nn.Module):
+    """Hands out what it convolves, shuffled, and the scores of which it tells the largest."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = torch.nn.Conv2d(8, 1, 3, 1, 1)
+        self.codes = torch.nn.Conv2d(32, 5, 1, bias=False)
+
+    def forward(self, x):
+        fine = torch.nn.functional.pixel_shuffle(x, 2)
+        scores = self.codes(x)
+        return self.last(torch.nn.functional.silu(fine)), fine, scores.argmax(1), scores
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_nothing_is_rewritten_whose_values_others_take(tmp_path):
-    class Forked(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.last = torch.nn.Conv2d(8, 1, 3, 1, 1)
-
-        def forward(self, x):
-            fine = torch.nn.functional.pixel_shuffle(x, 2)
-            return self.last(torch.nn.functional.silu(fine)), fine
-
-    path = tmp_path / "forked.onnx"
-    names = ["picture", "fine"]
-    x = torch.randn(1, 32, 4, 4)
+    path, x = tmp_path / "forked.onnx", torch.randn(1, 32, 4, 4)
+    names = ["picture", "fine", "numbers", "scores"]
     torch.onnx.export(Forked(), (x,), path, input_names=["x"], output_names=names, dynamo=False)
     model = onnx.load(path)
     before = in_onnx_runtime(model, {"x": x.numpy()})
     cpu_graph.rewrite(model)
     for one, other in zip(before, in_onnx_runtime(model, {"x": x.numpy()}), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    assert "MatMul" not in kinds.values()
+    (telling,) = quantize._telling_codes(model)
+    assert kinds[telling] == "Conv"  # which int8 therefore leaves whole
 
 
 def test_a_card_of_the_other_kind_is_refused(tmp_path):

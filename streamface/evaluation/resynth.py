@@ -434,9 +434,10 @@ def _anonymity(
     """Draw somebody else over every face, as if every four were of one video.
 
     reidentified_first: the original most like the anonymised picture, of all, is its own.
-    own_rank: the share of all other originals more like it than its own; 0.5 if nothing can be
-    told from it. Near 1 an original is found where likeness is least. By the judge, who had no
-    part in choosing, and by the net that chose, which anybody may ask.
+    reidentified_own_rank: the share of all other originals more like it than its own, by the
+    judge, who had no part in choosing; 0.5 if nothing can be told from it, and near 1 an original
+    is found where likeness is least. reidentified_own_rank_by_likeness: the same by the net that
+    chose, which anybody may ask.
     strangers_told_apart: of the pairs of one video. originals_told_apart is that of the same pairs
     unaltered: what the judge of identity can do with such pictures at best.
     """

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from streamface.lighting import Lighting
 from streamface.paste import face_mask
 from streamface.training.aligned import input_spec
+from streamface.training.teachers import LUMA
 
 _SIDE_PX: Final = 32
 _AXES: Final = 64
 _INSIDE: Final = 0.3
 """Of the mask above which a pixel is of the face."""
 _LEAST_CONTRAST: Final = 4 / 127.5
-_LUMA: Final = (0.299, 0.587, 0.114)
 _CHROMA: Final = 2.0
 """What red and blue count beyond brightness: a blotch is often a colour."""
 
@@ -39,7 +39,7 @@ class FaceSpace(nn.Module):
         mask = face_mask(input_spec(_SIDE_PX))
         face = np.clip(2 * mask - 1, 0, 1)  # without its edges
         read, shape = Lighting(mask).least_squares
-        luma = np.array(_LUMA, np.float32)
+        luma = np.array(LUMA, np.float32)
         colours = np.stack((luma, *(_CHROMA * (np.eye(3)[[0, 2]] - luma))))
         inside = np.flatnonzero(face.ravel() > _INSIDE)
         for name, value in (

@@ -181,8 +181,8 @@ def usual(faces: LikenessSet, reenactor: Reenactor, strangers: Strangers) -> Fac
 
     Pasted in the same way too, so that nothing but the faces differs.
     """
-    drawn = []
-    for part in np.array_split(faces.pictures[:_USUAL, 0], max(1, len(faces.pictures) // _PART)):
+    photographs, drawn = faces.pictures[:_USUAL, 0], []
+    for part in np.array_split(photographs, max(1, len(photographs) // _PART)):
         crops = part.astype(np.float32) / np.float32(127.5) - 1
         plain = reenactor.remake(crops, asked(SAME, len(crops))).plain
         drawn.append(strangers.placed(plain, crops) / np.float32(127.5) - 1)
