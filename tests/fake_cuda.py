@@ -240,10 +240,6 @@ class FakeCuda:
         )
 
     @call
-    def cudaDriverGetVersion(self):
-        return 13010
-
-    @call
     def cudaSetDevice(self, index):
         if not 0 <= index < self.devices:
             raise Refused(Error.cudaErrorInvalidDevice)

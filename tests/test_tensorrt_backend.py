@@ -6,8 +6,11 @@ What it cannot show: that the real ones keep to the same rules, and how fast it 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from inspect import isfunction
 
 import numpy as np
 import pytest
@@ -15,11 +18,13 @@ from fake_cuda import Error, FakeCuda
 from fake_tensorrt import PLAN, DataType, FakeTensorRt, Log, Model, net
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorrt_names import BUILDER, RTX, RUNTIME, missing
 
 from streamface.backends.tensorrt import TensorRtBackend, open_engine
 from streamface.card import InputSpec, ModelCard
 from streamface.engines.cuda import Cuda
 from streamface.engines.flavour import engine_log
+from streamface.engines.gpu import gpus
 from streamface.errors import BackendUnavailable, ModelError
 
 POINTS = np.array([(15, 18), (32, 18), (24, 28), (17, 36), (31, 36)], np.float32)
@@ -664,27 +669,69 @@ def test_the_real_tensorrt_refuses_a_broken_plan_in_its_own_words():
 def test_the_real_tensorrt_has_what_is_used():
     """Names only: without a GPU it makes no engine to run."""
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
-    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED
-    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    assert {trt.DataType.UINT8.name, trt.DataType.FLOAT.name} == {"UINT8", "FLOAT"}
-    assert trt.TensorIOMode.INPUT != trt.TensorIOMode.OUTPUT
-    for kind, names in (
-        (trt.Runtime, ["deserialize_cuda_engine"]),
-        (
-            trt.ICudaEngine,
-            "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape "
-            "get_tensor_profile_shape device_memory_size_v2 create_runtime_config "
-            "create_execution_context".split(),
-        ),
-        (
-            trt.IRuntimeConfig,
-            "set_execution_context_allocation_strategy "
-            "dynamic_shapes_kernel_specialization_strategy".split(),
-        ),
-        (
-            trt.IExecutionContext,
-            "set_device_memory set_input_shape set_tensor_address execute_async_v3 "
-            "is_stream_capturable".split(),
-        ),
-    ):
-        assert [name for name in names if not hasattr(kind, name)] == []
+    assert missing(trt, BUILDER, RUNTIME, RTX) == []
+
+
+class RealToo:
+    """The stand-in for CUDA, with every call made of the real bindings as well.
+
+    Without a driver those do nothing, but take the same arguments as with one.
+    """
+
+    cudaError_t = Error  # noqa: N815 - CUDA's name
+
+    def __init__(self, fake, real):
+        self.fake = fake
+        self.real = real
+        self.made = set()
+        copies, captures = real.cudaMemcpyKind, real.cudaStreamCaptureMode
+        self.theirs = {
+            "in": copies.cudaMemcpyHostToDevice,
+            "out": copies.cudaMemcpyDeviceToHost,
+            "within": copies.cudaMemcpyDeviceToDevice,
+            "thread-local": captures.cudaStreamCaptureModeThreadLocal,
+            **{error: real.cudaError_t(int(error)) for error in Error},
+        }
+
+    def __getattr__(self, name):
+        ours = getattr(self.fake, name)
+        if not callable(ours):
+            return getattr(self.real, name) if isinstance(ours, int) else ours
+
+        def both(*args):
+            self.made.add(name)
+            made = ours(*args)
+            with suppress(RuntimeError):  # before 13 they raise where there is no driver
+                told = getattr(self.real, name)(*(self.theirs.get(each, each) for each in args))
+                assert told[0] in self.real.cudaError_t
+                assert told[1:] == made[1:] or name != "cudaGetErrorName"
+            return made
+
+        both.__name__ = name
+        return both
+
+
+@pytest.mark.skipif(bool(gpus()), reason="calls CUDA with addresses that a GPU does not have")
+def test_the_real_bindings_of_cuda_take_what_they_are_given():
+    real = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-bindings")
+    bench = Bench(Model(conditions=CONDITIONS))
+    both = RealToo(bench.cuda, real)
+    bench.cuda, cuda = both, bench.cuda
+    backend = bench.open()
+    rng = np.random.default_rng(27)
+    check(backend, rng, 3, CONDITIONS)
+    bench.cuda = cuda
+    crops = OnDevice(bench, crops_of(rng, 2)).fill()
+    backend.run_tensor(crops, *conditions_of(rng, 2, CONDITIONS))
+    cuda.broken["cudaStreamSynchronize"] = Error.cudaErrorIllegalAddress
+    with pytest.raises(BackendUnavailable, match="cudaErrorIllegalAddress"):
+        check(backend, rng, 1, CONDITIONS)
+    cuda.broken.clear()
+    backend.close()
+    crops.free()
+    del backend
+    gc.collect()  # pinned memory goes with the last view of it
+    assert bench.left() == []
+    assert both.made == {
+        name for name, each in vars(FakeCuda).items() if name[:4] == "cuda" and isfunction(each)
+    }

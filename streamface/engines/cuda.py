@@ -2,7 +2,8 @@
 
 A thin layer over ``cuda.bindings.runtime`` (package cuda-bindings, 12.8 or later) that looks at
 every error code. Handles and device addresses are plain integers, as TensorRT wants them. Written
-against cuda-bindings 12.8 and 13.5; it has not run on a GPU yet.
+against cuda-bindings 12.8 and 13.5, which take what they are given here; it has not run on a GPU
+yet.
 """
 
 from __future__ import annotations
