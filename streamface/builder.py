@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAX_BATCH: Final = 64
-_CHECK_FACES: Final = 256
+_CHECK_FACES: Final = 512  # of so many, one may get another label
 _CALIBRATION_FACES: Final = 512
 _LOOKS_A_SECOND: Final = 2.0
 """At the faces of a video: neighbours are too much alike to tell anything new."""
@@ -391,6 +391,7 @@ def _line(report: dict[str, Any]) -> str:
 def _progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
     """Yield what shows how a build goes, on stderr; on a terminal only."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
@@ -403,7 +404,7 @@ def _progress_bar(*, quiet: bool) -> Iterator[Progress | None]:
 
         def show(phase: str, step: int, steps: int) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=steps)
+                tasks[phase] = bar.add_task(escape(phase), total=steps)
             bar.update(tasks[phase], completed=step, total=steps)
 
         yield show

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from streamface.errors import StreamfaceError
 from streamface.kernelcache import prepare
@@ -41,24 +42,32 @@ _OPTIONAL = frozenset(
 )
 
 
+def _console() -> Console:
+    """Return a console that prints lines as they are: paths and pip's extras have brackets.
+
+    It breaks no line: half a hash is useless in a bug report.
+    """
+    return Console(soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
 def print_report() -> bool:
     """Print versions, runtimes and models; return whether everything needed works."""
     prepare()
-    console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
+    console = _console()
     console.print(f"Python {sys.version.split()[0]} on {platform.platform()}, {_cpus()}")
     table = Table("package", "version", box=None)
     for package in _PACKAGES:
         version = _version(package)
         if version is not None or package not in _OPTIONAL:
-            table.add_row(package, version or "[red]missing[/red]")
+            table.add_row(package, version or Text("missing", "red"))
     console.print(table)
     ok = True
     for check in (_ffmpeg_lines, _runtime_lines, _model_lines):
         try:
             for line in check():
-                console.print(line, highlight=False)
+                console.print(line)
         except (StreamfaceError, ImportError) as exc:
-            console.print(f"[red]{exc}[/red]", highlight=False)
+            console.print(Text(str(exc), "red"))
             ok = False
     return ok
 
@@ -78,9 +87,9 @@ def print_models() -> None:
     from streamface.model import card_path, open_card, shipped_names
 
     prepare()
-    console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
+    console = _console()
     for line in _detector_lines():
-        console.print(line, highlight=False)
+        console.print(line)
     for name in shipped_names():
         path = card_path(name)
         card, backend = open_card(path)
@@ -88,13 +97,13 @@ def print_models() -> None:
         width, height = card.input.size_px
         size_mb = (path.parent / card.onnx).stat().st_size / 1e6
         used = f", used by {USED_BY[name]}" if name in USED_BY else ""
-        console.print(
-            f"model [bold]{name}[/bold]: {card.onnx}, {size_mb:.1f} MB, {width}x{height} "
-            f"{card.input.colour}, {', '.join(card.labels)}; {_accuracy(card)}{used}",
-            highlight=False,
+        told = (
+            f": {card.onnx}, {size_mb:.1f} MB, {width}x{height} "
+            f"{card.input.colour}, {', '.join(card.labels)}; {_accuracy(card)}{used}"
         )
-        console.print(f"  sha256 {card.sha256} (whole)", highlight=False)
-        console.print(f"  card {path}", highlight=False)
+        console.print(Text.assemble("model ", (name, "bold"), told))
+        console.print(f"  sha256 {card.sha256} (whole)")
+        console.print(f"  card {path}")
     console.print("`streamface models NAME` shows a card: data, licences, figures, limits.")
 
 
@@ -106,20 +115,20 @@ def print_card(name_or_card_path: str) -> None:
     from streamface.model import CLASSIFIER, card_path, open_card
 
     prepare()
-    console = Console(soft_wrap=True)  # a hash broken over two lines is useless in a bug report
+    console = _console()
     path = card_path(name_or_card_path)
     card, backend = open_card(path)
     backend.close()
     width, height = card.input.size_px
-    console.print(f"[bold]{card.name}[/bold]  {path}", highlight=False)
-    console.print(f"{card.onnx}  sha256 {card.sha256} (whole)", highlight=False)
+    console.print(Text.assemble((card.name, "bold"), f"  {path}"))
+    console.print(f"{card.onnx}  sha256 {card.sha256} (whole)")
     console.print(f"input {width}x{height} {card.input.colour}, aligned on five landmarks")
-    console.print(f"classes {', '.join(card.labels)}", highlight=False)
+    console.print(f"classes {', '.join(card.labels)}")
     if card.kind == CLASSIFIER:
         limits = f"temperature {card.temperature}; uncertain below {card.uncertain_below}"
-        console.print(limits, highlight=False)
+        console.print(limits)
     for name, shape in card.conditions.items():
-        console.print(f"takes {name}: {', '.join(map(str, shape))} numbers a face", highlight=False)
+        console.print(f"takes {name}: {', '.join(map(str, shape))} numbers a face")
     _print_values(console, card.trained, "")
 
 
@@ -127,9 +136,9 @@ def _print_values(console: Console, values: Mapping[str, object], indent: str) -
     """Print nested values as they stand in the card; tables of numbers as tables."""
     for key, value in values.items():
         if not isinstance(value, dict):
-            console.print(f"{indent}{key}: {value}", highlight=False, markup=False)
+            console.print(f"{indent}{key}: {value}")
             continue
-        console.print(f"{indent}{key}:", highlight=False, markup=False)
+        console.print(f"{indent}{key}:")
         rows = list(value.values())
         if rows and all(isinstance(row, dict) for row in rows) and _flat(rows):
             columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -181,12 +190,12 @@ def print_cameras() -> None:
     """List the cameras of this machine and how each is named after --source."""
     from streamface.cameras import list_cameras
 
-    console = Console(soft_wrap=True)
+    console = _console()
     known = list_cameras()
     for number, camera in enumerate(known):
         source = camera.device if camera.device.startswith("/dev/") else str(number)
         line = f"{camera.name}: --source {source}, or --source 'camera:{camera.name}'"
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     if not known:
         console.print("no camera was found")
 
@@ -265,12 +274,14 @@ def _default_lines() -> Iterator[str]:
     """Yield what `run` would use when nothing is asked for, and why not something faster."""
     from functools import partial
 
+    from streamface import likeness
     from streamface.model import card_path, open_card
     from streamface.runtimes import Runtimes
 
     runtimes = Runtimes()
     for name, used in USED_BY.items():
-        card, backend = open_card(card_path(name), None, partial(runtimes.open, named=False))
+        opener = None if name == likeness.NAME else partial(runtimes.open, named=False)
+        card, backend = open_card(card_path(name), None, opener)
         yield f"{used}: {card.name} on {backend.provider}"
         backend.close()
     yield from runtimes.notes

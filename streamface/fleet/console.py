@@ -106,7 +106,7 @@ def _stations(view: FleetView) -> RenderableType:
     )
     for each in view.stations[:_MOST_ROWS]:
         table.add_row(
-            shortened(each.name, 30),
+            Text(shortened(each.name, 30)),
             Text(each.state, _COLOURS.get(each.state, "dim")),
             f"{each.cores_used:.2f}/{each.cores:g}",
             str(each.cameras),
@@ -124,7 +124,7 @@ def _cameras(view: FleetView) -> RenderableType:
         table.add_row(
             Text(shortened(each.name, 30)),
             Text(each.state, _COLOURS.get(each.state, "dim")),
-            shortened(each.station, 20),
+            Text(shortened(each.station, 20)),
             f"{each.fps:.1f}",
             _ages(each),
             str(each.faces),
