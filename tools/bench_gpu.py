@@ -5,7 +5,8 @@
     python tools/bench_gpu.py --clip talk-1080p.mp4            end to end as well
 
 Every time is from numpy crops to numpy answers, copies to the card and back included, and of one
-batch after another. ``roofline_share`` is the least time that the card could need (its operations
+batch after another; of ``emotion+gender``, of one net after the other, as the pipeline runs them.
+``roofline_share`` is the least time that the card could need (its operations
 at the rate of a large matrix product, or its bytes at that of a large copy, both measured in the
 same call) over the time it took; it is told of GPUs only. torch without CUDA graphs is the
 yardstick of ``speedup``.
@@ -20,14 +21,18 @@ import os
 import platform
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from streamface.backends import open_backend
 from streamface.builder import BuildRequest, build, face_crops
@@ -45,12 +50,15 @@ if TYPE_CHECKING:
     from streamface.card import ModelCard
     from streamface.compute import Flavour, Precision
     from streamface.engines.gpu import Gpu
+    from streamface.engines.store import EngineRecord
 
 Report = dict[str, Any]
 
-MODELS = ("emotion", "gender", "vqvae", "vqvae-prior")
+MODELS = ("emotion", "gender", "emotion+gender", "vqvae", "vqvae-prior")
 BATCHES = (1, 8, 64, 256)
 EAGER = "torch eager"
+_CHECKED = (512, 64)
+"""Least faces that are compared, on a GPU and on a CPU; of 512, one label may differ."""
 _WARM_UP = 10
 _LEAST_RUNS, _MOST_RUNS = 30, 2000
 
@@ -71,6 +79,14 @@ class Work:
     weight_values: int
     value_count_per_face: int
     """Numbers that must be read or written for every face: the crop and the answers."""
+
+    def __add__(self, other: Work) -> Work:
+        """Return what two models have to do."""
+        return Work(
+            self.flops_per_face + other.flops_per_face,
+            self.weight_values + other.weight_values,
+            self.value_count_per_face + other.value_count_per_face,
+        )
 
 
 def work_of(card: ModelCard, content: bytes) -> Work:
@@ -109,10 +125,12 @@ def _rows(shape: tuple[int, ...]) -> int:
 
 
 def measure_peak(device: str, precision: str) -> Peak | None:
-    """Return the rates of a large product and a large copy on a GPU; None for a CPU."""
+    """Return the rates of a large product and a large copy on a GPU; None for what torch lacks."""
+    if device == "cpu" or find_spec("torch") is None:
+        return None
     import torch
 
-    if device == "cpu":
+    if not torch.cuda.is_available():
         return None
     kind, side = (torch.float16 if precision == "fp16" else torch.float32), 8192
     left, right = (torch.rand((side, side), device=device, dtype=kind) for _ in range(2))
@@ -140,80 +158,114 @@ def ways(
     path: Path, device: str, precision: Precision, gpu: Gpu | None
 ) -> Iterator[tuple[str, Any]]:
     """Yield (name, what opens it) of every way that may run a model on a device."""
-    from streamface.backends.torch_backend import TorchBackend
 
-    def torch_way(*, graphs: bool) -> Callable[[], Backend]:
-        return lambda: TorchBackend(path, device=device, precision=precision, graphs=graphs)
+    def torch(*, graphs: bool) -> Backend:
+        from streamface.backends.torch_backend import TorchBackend
 
-    yield EAGER, torch_way(graphs=False)
+        return TorchBackend(path, device=device, precision=precision, graphs=graphs)
+
+    yield EAGER, lambda: torch(graphs=False)
     if device == "cpu":
         yield "onnxruntime fp32", lambda: open_backend(path)
         small = path.with_name(f"{path.stem}-int8.json")
         if small.is_file():
             yield "onnxruntime int8", lambda: open_backend(small)
         return
-    yield "torch CUDA graph", torch_way(graphs=True)
+    yield "torch CUDA graph", lambda: torch(graphs=True)
     for flavour in FLAVOURS:
         yield flavour, lambda flavour=flavour: _engine(path, flavour, precision, gpu)
     yield "onnxruntime cuda", lambda: open_backend(path, provider=f"cuda:{device[5:] or 0}")
 
 
 def _engine(path: Path, flavour: Flavour, precision: Precision, gpu: Gpu | None) -> Backend:
-    """Build an engine in the usual folder, and open it."""
+    """Open an engine that is built for this call, in the usual folder."""
     from streamface.engines.store import EngineStore
     from streamface.runtimes import open_engine
 
-    request = BuildRequest(flavour=flavour, precision=precision, max_batch=max(BATCHES))
-    record = build(path, request, gpu=gpu)
     assert gpu is not None
-    return open_engine(load(path), record, EngineStore(), gpu)
+    return open_engine(load(path), _built(path, flavour, precision, gpu), EngineStore(), gpu)
 
 
-def bench_model(name: str, args: argparse.Namespace, peak: Peak | None, gpu: Gpu | None) -> Report:
-    """Return what every way makes of a model, and how fast."""
-    path = card_path(name)
-    card = load(path)
-    work = work_of(card, read_onnx(card, path))
-    levels = face_crops(card.input, max(args.batches), args.faces)
-    reference = open_backend(path)
+@cache
+def _built(path: Path, flavour: Flavour, precision: Precision, gpu: Gpu) -> EngineRecord:
+    request = BuildRequest(flavour=flavour, precision=precision, max_batch=max(BATCHES))
+    return build(path, request, gpu=gpu)
+
+
+class Asked:
+    """A model, the faces that it is asked about, and the answers that it should give."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        """Read all that; raises StreamfaceError for no such model and for no such faces."""
+        self.path = card_path(name)
+        self.card = load(self.path)
+        self.work = work_of(self.card, read_onnx(self.card, self.path))
+        count = max(_CHECKED[args.device == "cpu"], *args.batches)
+        self.levels = face_crops(self.card.input, count, args.faces)
+        self.ways = dict(ways(self.path, args.device, args.precision, args.gpu))
+
+    def parity(self, backend: Backend) -> Report:
+        """Return how far a backend's answers are from ONNX Runtime's."""
+        with closing(open_backend(self.path)) as reference:
+            return compare(self.card, backend, reference, self.levels)
+
+    def batch(self, backend: Backend, count: int) -> Callable[[], None]:
+        """Return what runs a batch of so many faces."""
+        rows = np.resize(self.levels, (count, *self.levels.shape[1:]))
+        crops = as_input(rows, self.card.input, backend.input_dtype)
+        conditions = list(conditions_of(self.card, count).values())
+        step = backend.max_batch
+
+        def run_all() -> None:
+            for start in range(0, count, step):
+                part = slice(start, start + step)
+                backend.run(crops[part], *(each[part] for each in conditions))
+
+        return run_all
+
+
+def bench_model(name: str, args: argparse.Namespace, peak: Peak | None) -> Report:
+    """Return what every way makes of a model, or of several ("one+other"), and how fast."""
+    asked = [Asked(each, args) for each in name.split("+")]
+    work = asked[0].work
+    for each in asked[1:]:
+        work += each.work
     report: Report = {"mflop_per_face": round(work.flops_per_face / 1e6, 1), "ways": {}}
-    for way, opening in ways(path, args.device, args.precision, gpu):
-        try:
-            backend = opening()
-        except StreamfaceError as error:
-            report["ways"][way] = {"missing": str(error)}
-            continue
-        try:
-            report["ways"][way] = _bench(card, backend, reference, levels, args, work, peak)
-        except StreamfaceError as error:  # what one runtime cannot do must not end the others
-            report["ways"][way] = {"failed": str(error)}
-        finally:
-            with suppress(StreamfaceError):
-                backend.close()
-    reference.close()
+    for way in asked[0].ways:
+        with ExitStack() as opened:
+            try:
+                backends = [opened.enter_context(closing(each.ways[way]())) for each in asked]
+            except KeyError:  # there is no int8 of one of them
+                continue
+            except StreamfaceError as error:
+                report["ways"][way] = {"missing": str(error)}
+                continue
+            try:
+                report["ways"][way] = _bench(asked, backends, args, work, peak)
+            except StreamfaceError as error:  # what one runtime cannot do must not end the others
+                report["ways"][way] = {"failed": str(error)}
     _compare_with_eager(report["ways"])
     return report
 
 
-def _bench(  # noqa: PLR0917 - plain figures
-    card: ModelCard,
-    backend: Backend,
-    reference: Backend,
-    levels: Any,
+def _bench(
+    asked: list[Asked],
+    backends: list[Backend],
     args: argparse.Namespace,
     work: Work,
     peak: Peak | None,
 ) -> Report:
-    figures = compare(card, backend, reference, levels)
-    out: Report = {"provider": backend.provider, "parity": figures, "batches": {}}
-    kind = "int8" if "int8" in backend.provider else args.precision
-    out["parity_fault"] = fault(figures, kind)
+    pairs = list(zip(asked, backends, strict=True))
+    figures = {each.card.name: each.parity(backend) for each, backend in pairs}
+    providers = list(dict.fromkeys(each.provider for each in backends))
+    kind = "int8" if "int8" in providers[0] else args.precision
+    out: Report = {"provider": ", ".join(providers), "parity": figures, "batches": {}}
+    faults = (fault(each, kind) for each in figures.values())
+    out["parity_fault"] = next(filter(None, faults), None)
     width = 2 if args.precision == "fp16" else 4
     for count in args.batches:
-        rows = np.resize(levels, (count, *levels.shape[1:]))
-        crops = as_input(rows, card.input, backend.input_dtype)
-        conditions = [each[:count] for each in conditions_of(card, count).values()]
-        times_ms = _times_ms(lambda: _run_all(backend, crops, conditions), args.seconds)  # noqa: B023
+        calls = [each.batch(backend, count) for each, backend in pairs]
+        times_ms = _times_ms(calls, args.seconds)
         p50 = float(np.median(times_ms))
         out["batches"][str(count)] = {
             "p50_ms": round(p50, 4),
@@ -233,15 +285,9 @@ def _least_s(work: Work, count: int, width: int, peak: Peak) -> float:
     return max(count * work.flops_per_face / peak.flops_per_s, moved / peak.bytes_per_s)
 
 
-def _run_all(backend: Backend, crops: Any, conditions: list[Any]) -> None:
-    step = backend.max_batch
-    for start in range(0, len(crops), step):
-        rows = slice(start, start + step)
-        backend.run(crops[rows], *(each[rows] for each in conditions))
-
-
-def _times_ms(call: Callable[[], None], seconds: float) -> list[float]:
-    for _ in range(_WARM_UP):
+def _times_ms(calls: list[Callable[[], None]], seconds: float) -> list[float]:
+    """Return how long all calls together took, time after time."""
+    for call in calls * _WARM_UP:
         call()
     times_ms: list[float] = []
     until_s = time.perf_counter() + seconds
@@ -249,7 +295,8 @@ def _times_ms(call: Callable[[], None], seconds: float) -> list[float]:
         time.perf_counter() < until_s and len(times_ms) < _MOST_RUNS
     ):
         began_s = time.perf_counter()
-        call()
+        for call in calls:
+            call()
         times_ms.append(1e3 * (time.perf_counter() - began_s))
     return times_ms
 
@@ -294,10 +341,11 @@ def table_of(name: str, report: Report) -> Table:
         table.add_column(column, justify="left" if column in {"way", "parity"} else "right")
     for way, told in report["ways"].items():
         if "batches" not in told:
-            table.add_row(way, *[""] * 6, told.get("missing") or told.get("failed"))
+            table.add_row(way, *[""] * 6, Text(told.get("missing") or told.get("failed")))
             continue
-        parity = told["parity_fault"] or ", ".join(
-            f"{key} {value}" for key, value in told["parity"].items() if key != "faces"
+        parity = told["parity_fault"] or "\n".join(
+            ", ".join(f"{key} {value}" for key, value in each.items() if key != "faces")
+            for each in told["parity"].values()
         )
         for number, (count, figures) in enumerate(told["batches"].items()):
             table.add_row(
@@ -314,12 +362,10 @@ def table_of(name: str, report: Report) -> Table:
 
 
 def _machine(gpu: Gpu | None, peak: Peak | None) -> Report:
-    import torch
-
     out: Report = {
         "gpu": None if gpu is None else f"{gpu.name}, driver {gpu.driver}",
         "cpu": f"{platform.machine()}, {os.cpu_count()} logical CPUs",
-        "torch": torch.__version__,
+        "torch": version("torch") if find_spec("torch") else None,
     }
     if peak is not None:
         out["peak_tflops"] = round(peak.flops_per_s / 1e12, 2)
@@ -333,19 +379,23 @@ def run(args: argparse.Namespace) -> Report:
 
     compute = Compute(device=args.device)
     found = gpus()
-    gpu = None
+    args.gpu = None
     if args.device != "cpu":
         if compute.gpu_index >= len(found):
             raise UsageError(f"--device {args.device}: GPUs here: {len(found)}; try --device cpu")
-        gpu = found[compute.gpu_index]
+        args.gpu = found[compute.gpu_index]
     elif args.precision == "fp16":
         args.precision = "fp32"
     peak = measure_peak(args.device, args.precision)
-    report: Report = {"machine": _machine(gpu, peak), "precision": args.precision, "models": {}}
+    report: Report = {
+        "machine": _machine(args.gpu, peak),
+        "precision": args.precision,
+        "models": {},
+    }
     console = Console(stderr=args.json == "-", width=140)
     console.print(report["machine"])
     for name in args.models:
-        report["models"][name] = bench_model(name, args, peak, gpu)
+        report["models"][name] = bench_model(name, args, peak)
         console.print(table_of(name, report["models"][name]))
     if args.clip is not None:
         report["end_to_end"] = end_to_end(args.clip, args)
@@ -368,7 +418,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=list(MODELS), help="default: all four")
+    parser.add_argument(
+        "models", nargs="*", default=list(MODELS), help="default: all; one+other: both"
+    )
     parser.add_argument("--device", default="cuda:0", help="cuda:N or cpu (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
     parser.add_argument("--batches", type=_numbers, default=list(BATCHES), help="1,8,64,256")
