@@ -38,9 +38,9 @@ class Limits:
 
 LIMITS: Final = {
     "fp32": Limits(0.001, 0.999, 50.0, 0.9999),
-    # With ONNX Runtime in the engine's place: .0016, all labels, 53 to 66 dB on real faces.
+    # With ONNX Runtime in the engine's place: .0016, all labels, 55 to 61 dB on real faces.
     "fp16": Limits(0.01, 0.998, 40.0, 0.999),
-    # Likewise: .096, 98.4 %, 30.5 (vqvae-prior) to 40 dB.
+    # Likewise: .096, 98.4 %, 33 (vqvae-prior) to 38 dB.
     "int8": Limits(0.15, 0.95, 28.0, 0.95),
 }
 

@@ -11,7 +11,7 @@ from streamface.card import load, read_onnx
 from streamface.engines.graph import Calibration, engine_graph
 from streamface.model import card_path
 
-NAMES = ("emotion", "gender", "vqvae", "vqvae-prior")
+NAMES = ("emotion", "gender", "likeness", "vqvae", "vqvae-prior")
 
 
 def model_of(name):

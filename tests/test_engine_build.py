@@ -82,8 +82,11 @@ def test_rtx_reads_the_cards_inputs_outputs_and_profile(rtx, name, precision):
         )
         for each, row in rows.items()
     )
-    shape = (-1, len(card.labels)) if card.kind == "classifier" else (-1, *card.input.shape)
-    assert found.outputs == tuple(TensorFacts(each, "float32", shape) for each in card.outputs)
+    shapes = {"logits": (len(card.labels),), "vectors": (128,), "oddness": (1,)}
+    assert found.outputs == tuple(
+        TensorFacts(each, "float32", (-1, *shapes.get(each, card.input.shape)))
+        for each in card.outputs
+    )
     assert found.layers > 40
 
 

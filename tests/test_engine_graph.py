@@ -62,6 +62,13 @@ def test_probabilities_stay_near(name, precision, tolerance):
     assert np.abs(softmax(found) - softmax(expected)).max() < tolerance
 
 
+@pytest.mark.parametrize(("precision", "least_cosine"), [("fp16", 0.999), ("int8", 0.95)])
+def test_vectors_point_the_same_way(precision, least_cosine):
+    (expected, odd), (found, odd_too) = answers("likeness", precision)
+    assert (expected * found).sum(1).min() > least_cosine
+    np.testing.assert_allclose(odd_too, odd, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize(("precision", "at_least_db"), [("fp16", 45), ("int8", 28)])
 @pytest.mark.parametrize("name", CODE_NETS)
 def test_pictures_stay_near(name, precision, at_least_db):

@@ -14,7 +14,7 @@ from streamface.model import card_path
 from streamface.parity import compare, fault
 
 pytestmark = pytest.mark.gpu
-MODELS = ("emotion", "gender", "vqvae", "vqvae-prior")
+MODELS = ("emotion", "gender", "likeness", "vqvae", "vqvae-prior")
 
 
 @pytest.fixture
