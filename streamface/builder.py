@@ -126,7 +126,15 @@ def build(
 
 
 def build_missing(path: Path, key: EngineKey, gpu: Gpu) -> EngineRecord:
-    """Build an engine on first use, with a line of progress; see ``runtimes.Builder``."""
+    """Build an engine on first use, with a line of progress; see ``runtimes.Builder``.
+
+    Raises BackendUnavailable for int8, which nothing can be built for on the way.
+    """
+    if key.precision == "int8":
+        raise BackendUnavailable(
+            "int8 takes its ranges from faces that you choose; `streamface models build "
+            f"{key.model} --int8 --faces VIDEO` builds the engine"
+        )
     request = BuildRequest(flavour=key.flavour, precision=key.precision)
     with _progress_bar(quiet=False) as progress:
         return build(path, request, gpu=gpu, progress=progress)
