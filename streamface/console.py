@@ -438,8 +438,10 @@ def _covered(run: Run) -> list[str]:
         line += f", {unseen} where they were not (most: {worst})"
     if run.stand_ins is not None:
         line += f"; {tally.drawn} of these by somebody else, the rest blurred"
-        if run.stand_ins.tally.hurried:
-            line += f" ({run.stand_ins.tally.hurried} to keep up)"
+        blurred = run.stand_ins.tally
+        why = [f"{blurred.hurried} to keep up"] if blurred.hurried else []
+        why += [f"{blurred.uncast} while it was looked for them"] if blurred.uncast else []
+        line += f" ({', '.join(why)})" if why else ""
     lines = [line + "; check the result before you publish it"]
     if tally.cut_short:
         lines.append("covered: frames this large left room for less look-ahead than asked for")

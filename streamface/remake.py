@@ -17,9 +17,9 @@ import numpy as np
 
 from streamface.align import pose, similarity
 from streamface.anonymize import cover, with_margin
+from streamface.casting import ROUND, Casting
 from streamface.classify import can_be_aligned
 from streamface.lighting import Lighting
-from streamface.likeness import Looks
 from streamface.memory import StreamMemory
 from streamface.paste import Patch, face_mask, grain_of, head_mask, paste
 from streamface.preprocess import crop_into
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamface.card import InputSpec
+    from streamface.casting import Chosen
     from streamface.classify import Predictor
     from streamface.frame import BatchF32, Face, Frame, PointsF32
+    from streamface.likeness import Looks
     from streamface.resynth import Inventor, Reenactor
 
 _log = logging.getLogger(__name__)
@@ -62,18 +64,10 @@ _FORGET_S: Final = 2.0
 """A track that was not seen for so long is drawn afresh."""
 _FORGET_PERSON_S: Final = 60.0
 """Who stands in for a track is kept longer than any track lives unseen."""
-_ROUND: Final = 20
-"""Strangers drawn at once: first by chance, then where the first say that faults fall."""
-_LED: Final = 0.5
-"""Share of a stranger of the second round, in variance, that the first round tells."""
-_USUAL: Final = np.float32(0.25)
-"""What a stranger's oddness counts beside his likeness to the real person."""
-_APART: Final = np.float32(0.3)
-"""What his likeness to another stand-in of the stream counts."""
-_CALM_KEYS: Final = np.float32(0.8)
-"""Strangers are drawn nearer to the middle of all than chance has them: fewer are odd."""
 _EMPHASIS: Final = np.float32(1.5)
 """Power of the probabilities of an expression: a face that is drawn shows less than it was told."""
+_FIRST_STRANGERS: Final = 4
+"""Strangers looked at in a live frame as long as it is not known what one costs."""
 _FORGIVEN: Final = 0.9
 """What is left of the cost of a face each time that not a single one could be afforded."""
 _COLOURFUL_LEVELS: Final = 8.0
@@ -92,6 +86,8 @@ class RemakeTally:
     """Face-frames too small, or too oddly seen, to be re-made."""
     hurried: int = 0
     """Face-frames blurred because a live source did not wait."""
+    uncast: int = 0
+    """Face-frames blurred while it was looked for who stands in."""
 
 
 class Budget:
@@ -111,6 +107,17 @@ class Budget:
         if not affordable:  # nothing will be learned of the cost: think better of it, and try again
             self._per_face_s *= _FORGIVEN
         return min(wanted, affordable)
+
+    def strangers(self, faces: int) -> int | None:
+        """Return how many strangers can be looked at beside that many faces; None: any number.
+
+        To look at one takes about as long as a face.
+        """
+        if self._seconds is None:
+            return None
+        if self._per_face_s <= 0:
+            return _FIRST_STRANGERS
+        return max(0, int(self._seconds / self._per_face_s) - faces)
 
     def spent(self, seconds: float, faces: int) -> None:
         """Learn what faces cost; a single slow batch does not change the mind.
@@ -290,12 +297,12 @@ class Remake:
 class _Person:
     """Who stands in for a track, and with which expression."""
 
-    key: NDArray[np.float32]
-    look: NDArray[np.float32]
-    """Whom the stranger looks like, by the net of likeness."""
     expression: NDArray[np.float32]
     """(7,) probabilities, averaged over time."""
     time_s: float
+    casting: Casting | None
+    """While it is looked for who stands in; what it knows of the person goes with it."""
+    chosen: Chosen | None = None
 
 
 class Strangers:
@@ -375,28 +382,51 @@ class StandIns:
         chosen, rest = _largest_first(fit, self._budget.faces(len(fit)))
         _hurry(rest, self.tally)
         began_s = time.monotonic()
-        self._draw(chosen)
-        self._budget.spent(time.monotonic() - began_s, len(chosen))
+        drawn, looked_at = self._draw(chosen)
+        self._budget.spent(time.monotonic() - began_s, len(drawn) + looked_at)
         self._steadier.forget([frame])
         self._forget(frame)
-        return {job.face.track_id for job in chosen}
+        return {job.face.track_id for job in drawn}
 
-    def _draw(self, jobs: Sequence[_Job]) -> None:
+    def _draw(self, jobs: Sequence[_Job]) -> tuple[list[_Job], int]:
+        """Draw over the faces whose stand-in is known, or found now; return them.
+
+        Return also how many strangers were looked at.
+        """
         if not jobs:
-            return
-        spec = self._model.spec
-        crops = crops_of(jobs, spec)
+            return [], 0
+        crops = crops_of(jobs, self._model.spec)
         probs = self._emotion.predict(crops_of(jobs, self._emotion.card.input))
         people = [
             self._person(job, crop, seen)
             for job, crop, seen in zip(jobs, crops, probs, strict=True)
         ]
+        looked_at = self._cast(jobs, people)
+        ready = [
+            (job, crop, person, person.chosen.key)
+            for job, crop, person in zip(jobs, crops, people, strict=True)
+            if person.chosen is not None
+        ]
+        self.tally.uncast += len(jobs) - len(ready)
+        if ready:
+            self._show(*zip(*ready, strict=True))
+        return [job for job, *_ in ready], looked_at
+
+    def _show(
+        self,
+        jobs: Sequence[_Job],
+        crops: Sequence[NDArray[np.float32]],
+        people: Sequence[_Person],
+        keys: Sequence[NDArray[np.float32]],
+    ) -> None:
+        """Draw over some faces who stands in for them."""
+        spec = self._model.spec
         made = self._strangers.draw(
-            crops,
+            np.stack(crops),
             emphasised(np.stack([person.expression for person in people])),
             np.array([female_of(job.face) for job in jobs], np.float32),
             np.stack([pose(job.landmarks_px) for job in jobs]),
-            np.stack([person.key for person in people]),
+            np.stack(keys),
         )
         for job, crop, drawn in zip(jobs, crops, made, strict=True):
             (new,) = self._steadier.steady(job, crop, [drawn])
@@ -418,81 +448,59 @@ class StandIns:
         people = self._people.of(job.frame)
         person = people.get(job.face.track_id)
         if person is None:
-            key, look = self._chosen(job, crop, seen)
-            person = people[job.face.track_id] = _Person(key, look, seen, time_s)
+            casting = self._casting(job, crop, seen)
+            person = people[job.face.track_id] = _Person(seen, time_s, casting)
         share = 1 - math.exp(-max(0.0, time_s - person.time_s) / _EXPRESSION_S)
         person.expression = person.expression + np.float32(share) * (seen - person.expression)
         person.time_s = time_s
         return person
 
-    def _chosen(
-        self, job: _Job, crop: NDArray[np.float32], seen: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the key and the look of who has the fewest faults, of two rounds of strangers.
-
-        The second round looks where the first says that faults fall, as evolution strategies do
-        (Salimans et al. 2017): along the sum of its keys, each counted by how few its faults were.
-        """
+    def _casting(self, job: _Job, crop: NDArray[np.float32], seen: NDArray[np.float32]) -> Casting:
+        """Begin to look for who stands in for a face, as it is seen now."""
         rng = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=job.key))
-        source = self._likeness.look(crop[None]).vectors[0]
-        others = [person.look for person in self._people.of(job.frame).values()]
+        female, turn = female_of(job.face), pose(job.landmarks_px)
 
-        def looked_at(keys: BatchF32) -> Looks:
+        def look_at(keys: BatchF32) -> Looks:
             count = len(keys)
             made = self._strangers.draw(
                 np.repeat(crop[None], count, 0),
                 np.repeat(emphasised(seen[None]), count, 0),
-                np.full(count, female_of(job.face), np.float32),
-                np.repeat(pose(job.landmarks_px)[None], count, 0),
+                np.full(count, female, np.float32),
+                np.repeat(turn[None], count, 0),
                 keys,
             )
             return self._likeness.look(made / np.float32(127.5) - 1)
 
-        keys = _CALM_KEYS * self._model.draw_keys(_ROUND, rng)
-        looks = looked_at(keys)
-        led = led_by(
-            keys, faults(looks, source, others), _CALM_KEYS * self._model.draw_keys(_ROUND, rng)
-        )
-        both = zip(looks, looked_at(led), strict=True)
-        everybody = Looks(*(np.concatenate(each) for each in both))
-        best = int(np.argmin(faults(everybody, source, others)))
-        return np.concatenate((keys, led))[best], everybody.vectors[best]
+        source = self._likeness.look(crop[None]).vectors[0]
+        return Casting(source, lambda count: self._model.draw_keys(count, rng), look_at)
+
+    def _cast(self, jobs: Sequence[_Job], people: Sequence[_Person]) -> int:
+        """Look for who stands in for those who have nobody, the largest first, as time allows.
+
+        Return how many strangers were looked at.
+        """
+        nobody = [pair for pair in zip(jobs, people, strict=True) if pair[1].chosen is None]
+        nobody.sort(key=lambda pair: -_height(pair[0].face))
+        affordable = self._budget.strangers(len(jobs) - len(nobody))
+        looked_at = 0
+        for job, person in nobody:
+            assert person.casting is not None
+            known = self._people.of(job.frame).values()
+            others = [each.chosen.look for each in known if each.chosen is not None]
+            while person.casting.left and (affordable is None or looked_at < affordable):
+                most = ROUND if affordable is None else affordable - looked_at
+                looked_at += person.casting.go_on(most, others)
+            if not person.casting.left:
+                person.chosen, person.casting = person.casting.chosen(others), None
+        return looked_at
 
     def _forget(self, frame: Frame) -> None:
-        """Drop who was not seen for long."""
+        """Drop who was not seen for long; sooner, while it is known whom he looks like."""
         people = self._people.of(frame)
         for track_id, person in list(people.items()):
-            if frame.time_s - person.time_s > _FORGET_PERSON_S:
+            kept_s = _FORGET_PERSON_S if person.chosen is not None else _FORGET_S
+            if frame.time_s - person.time_s > kept_s:
                 del people[track_id]
-
-
-def faults(
-    looks: Looks, source: NDArray[np.float32], others: Sequence[NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Return (N,) what speaks against some strangers, each wish counted by how far they differ.
-
-    They should look unlike the real person, like no other stand-in of the stream, and not odd:
-    what is least like somebody is easily the least human.
-    """
-    total = _standard(looks.vectors @ source) + _USUAL * _standard(np.log(looks.oddness))
-    if others:
-        total += _APART * _standard((looks.vectors @ np.stack(others).T).max(1))
-    return np.asarray(total, np.float32)
-
-
-def _standard(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-6), np.float32)
-
-
-def led_by(first: BatchF32, against: NDArray[np.float32], others: BatchF32) -> BatchF32:
-    """Return (N, W) other keys, led to where less speaks against them, and as long as before.
-
-    first: (M, W) keys. against: (M,) what speaks against each of them.
-    """
-    way = (against.mean() - against) @ first
-    length = float(np.linalg.norm(others, axis=1).mean())
-    way = way * np.float32(length / max(float(np.linalg.norm(way)), 1e-6))
-    return np.asarray(math.sqrt(_LED) * way + math.sqrt(1 - _LED) * others, np.float32)
 
 
 def can_be_remade(face: Face, spec: InputSpec) -> bool:

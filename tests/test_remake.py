@@ -21,9 +21,7 @@ from streamface.remake import (
     StandIns,
     Steadier,
     can_be_remade,
-    faults,
     female_of,
-    led_by,
     surrounded,
     tinted_as,
 )
@@ -263,15 +261,6 @@ def test_of_some_people_the_one_least_like_the_real_one_is_taken():
     assert taken[0] == np.concatenate((first, second))[:, 0].min()
 
 
-def test_faults_are_likeness_to_anybody_and_oddness():
-    axes = np.eye(3, dtype=np.float32)
-    plain = np.ones(3, np.float32)
-    assert faults(Looks(axes, plain), axes[1], []).argmax() == 1
-    like_another = faults(Looks(axes, plain), axes[1], [axes[0]])
-    assert like_another.argsort().tolist() == [2, 0, 1]  # the source counts most
-    assert faults(Looks(axes[[0, 0, 0]], np.array((1, 2, 1), "f4")), axes[1], []).argmax() == 1
-
-
 def test_who_stands_in_is_unlike_those_who_do_already():
     class Twin(Eye):
         """Sees four people in all strangers, and the source in none of them."""
@@ -285,17 +274,96 @@ def test_who_stands_in_is_unlike_those_who_do_already():
     stand_ins = StandIns(Painter(), Reader(), Twin(), seed=3)
     one = at(0, BOX, OTHER)
     stand_ins.draw(one, one.faces)
-    taken = [int(person.look.argmax()) for person in stand_ins._people.of(one).values()]
+    taken = [int(person.chosen.look.argmax()) for person in stand_ins._people.of(one).values()]
     assert len(set(taken)) == 2
 
 
-def test_those_led_by_others_are_as_long_and_lie_where_these_were_unlike():
-    rng = np.random.default_rng(0)
-    first, others = (rng.standard_normal((n, 64), np.float32) for n in (16, 400))
-    led = led_by(first, first[:, 3], others)
-    assert np.linalg.norm(led, axis=1).mean() == pytest.approx(8, abs=0.3)
-    assert led.mean(0).argmin() == 3
-    assert np.isfinite(led_by(first, np.ones(16, np.float32), others)).all()  # no way is better
+class Clock(Budget):
+    """A live budget that affords so many faces, whatever they took."""
+
+    def __init__(self, units):
+        super().__init__(1.0)
+        self.units = units
+
+    def faces(self, wanted, frames=1):
+        return min(wanted, self.units)
+
+    def strangers(self, faces):
+        return self.units - faces
+
+
+def live(model, units, **options):
+    return StandIns(model, Reader(), Eye(), seed=2, budget=Clock(units), **options)
+
+
+def test_a_live_frame_does_not_wait_until_everybody_was_looked_at():
+    once, slowly = Painter(), Painter()
+    at_once = StandIns(once, Reader(), Eye(), seed=2)
+    by_and_by = live(slowly, 7)
+    one = at(0, BOX)
+    assert at_once.draw(one, one.faces) == {1}
+    drawn = []
+    for index in range(8):
+        one = at(index, BOX)
+        drawn.append(by_and_by.draw(one, one.faces))
+    # Forty in six frames; whoever is found is drawn in the very frame.
+    assert drawn == [set()] * 5 + [{1}] * 3
+    assert max(map(len, slowly.keys)) == 7
+    assert by_and_by.tally.uncast == 5
+    assert by_and_by.tally.hurried == 0
+    # The same strangers were looked at, and the same one was taken.
+    assert np.array_equal(once.keys[-1], slowly.keys[-1])
+    assert np.array_equal(np.concatenate(once.keys[:2]), np.concatenate(slowly.keys[:7]))
+
+
+def test_who_is_known_is_drawn_while_it_is_looked_for_the_next():
+    model = Painter()
+    stand_ins = live(model, 40)
+    one = at(0, BOX)
+    assert stand_ins.draw(one, one.faces) == {1}
+    stand_ins._budget.units = 5
+    for index in range(1, 12):
+        both = at(index, BOX, OTHER)
+        drawn = stand_ins.draw(both, both.faces)
+        assert drawn == ({1, 2} if index >= 10 else {1})
+
+
+def test_of_two_who_are_new_the_larger_one_comes_first():
+    large = (5.0, 5.0, 75.0, 95.0)
+    stand_ins = live(Painter(), 20)
+    drawn = []
+    for index in range(5):
+        both = at(index, OTHER, large)
+        drawn.append(stand_ins.draw(both, both.faces))
+    assert drawn == [set(), {2}, {2}, {2}, {1, 2}]
+
+
+def test_whom_somebody_looks_like_is_forgotten_once_somebody_stands_in_or_nobody_is_seen():
+    stand_ins = live(Painter(), 5)
+    one = at(0, BOX)
+    stand_ins.draw(one, one.faces)
+    (person,) = stand_ins._people.of(one).values()
+    assert person.casting is not None
+    later = at(75, OTHER, ids=[2])  # three seconds
+    stand_ins.draw(later, later.faces)
+    assert set(stand_ins._people.of(later)) == {2}
+    for index in range(76, 90):
+        later = at(index, OTHER, ids=[2])
+        stand_ins.draw(later, later.faces)
+    (person,) = stand_ins._people.of(later).values()
+    assert person.chosen is not None
+    assert person.casting is None
+
+
+def test_strangers_cost_what_faces_cost_and_a_little_before_that_is_known():
+    budget = Budget(0.030)
+    assert budget.strangers(0) == 4
+    for _ in range(2):
+        budget.spent(0.010, 1)
+    assert budget.strangers(0) == 3
+    assert budget.strangers(2) == 1
+    assert budget.strangers(5) == 0
+    assert Budget(None).strangers(5) is None
 
 
 def test_strangers_are_judged_as_they_will_be_seen():
