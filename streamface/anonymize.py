@@ -243,6 +243,8 @@ def _cover_plane(
 ) -> None:
     import cv2
 
+    from streamface.kernels.cover import cell_means, lay_ellipse
+
     height, width = plane.shape
     feather = _FEATHER if mode == "blur" else 0.0
     low = np.floor(centre - radii * (1 + feather)).astype(int)
@@ -251,23 +253,17 @@ def _cover_plane(
     x1, y1 = min(width, int(high[0])), min(height, int(high[1]))
     if x0 >= x1 or y0 >= y1:
         return
-    part = plane[y0:y1, x0:x1]
-    x = (np.arange(x0, x1, dtype=np.float32) + 0.5 - centre[0]) / radii[0]
-    y = (np.arange(y0, y1, dtype=np.float32) + 0.5 - centre[1]) / radii[1]
-    distance = np.sqrt(x * x + (y * y)[:, None])
+    wide, high = x1 - x0, y1 - y0
     if mode == "solid":
-        part[distance <= 1] = solid
-        return
-    cell_px = np.maximum(2 * radii / _CELLS, 1)
-    cells = (max(1, round((x1 - x0) / cell_px[0])), max(1, round((y1 - y0) / cell_px[1])))
-    small = cv2.resize(part, cells, interpolation=cv2.INTER_AREA)
-    how = cv2.INTER_NEAREST if mode == "pixelate" else cv2.INTER_LINEAR
-    hidden = cv2.resize(small, (x1 - x0, y1 - y0), interpolation=how)
-    if mode == "pixelate":
-        np.copyto(part, hidden, where=distance <= 1)
-        return
-    share = np.clip((1 + feather - distance) * np.float32(256 / feather), 0, 256).astype(np.uint16)
-    part[:] = (part * (256 - share) + hidden * share) >> 8
+        over = np.full((high, wide), solid, np.uint8)
+    else:
+        cell_px = np.maximum(2 * radii / _CELLS, 1)
+        cells = (max(1, round(wide / cell_px[0])), max(1, round(high / cell_px[1])))
+        how = cv2.INTER_NEAREST if mode == "pixelate" else cv2.INTER_LINEAR
+        means = cell_means(plane, (x0, y0, x1, y1), *cells)
+        over = cv2.resize(means, (wide, high), interpolation=how)
+    (x, y), (across, down) = centre.tolist(), radii.tolist()
+    lay_ellipse(plane, over, (x0, y0), (x, y), (across, down), feather)
 
 
 def _grown(box: NDArray[np.float64], share: float) -> NDArray[np.float64]:
