@@ -68,6 +68,12 @@ _EMPHASIS: Final = np.float32(1.5)
 """Power of the probabilities of an expression: a face that is drawn shows less than it was told."""
 _FIRST_STRANGERS: Final = 4
 """Strangers looked at in a live frame as long as it is not known what one costs."""
+_PAUSE_S: Final = 1.0
+"""For so long a face that there was no time for is not drawn again; then for twice as long."""
+_LONGEST_PAUSE_S: Final = 20.0
+"""At the most; whoever was drawn for so long begins anew."""
+_DRAWN_ALREADY: Final = 1.25
+"""By what factor another face must be larger to be drawn in the place of one that is."""
 _FORGIVEN: Final = 0.9
 """What is left of the cost of a face each time that not a single one could be afforded."""
 _COLOURFUL_LEVELS: Final = 8.0
@@ -143,6 +149,87 @@ class _Job(NamedTuple):
     @property
     def key(self) -> tuple[int, int]:
         return self.frame.stream, self.face.track_id
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What a track had of the time there was, in seconds of the stream."""
+
+    since_s: float = -math.inf
+    """When it began to be given some, frame after frame."""
+    given_s: float = -math.inf
+    """When it was last given some."""
+    back_s: float = -math.inf
+    """Before that it is given none."""
+    pause_s: float = 0.0
+    """How long it was left out last."""
+
+    def give(self, time_s: float) -> None:
+        """Give it some of a frame."""
+        if not self.is_drawn(time_s):
+            self.since_s = time_s
+        self.given_s = time_s
+
+    def leave_out(self, time_s: float) -> None:
+        """Give it nothing; if it is drawn, not for a while, longer where that comes too often."""
+        if self.is_drawn(time_s):
+            lasted = time_s - self.since_s > _LONGEST_PAUSE_S
+            self.pause_s = _PAUSE_S if lasted else max(_PAUSE_S, 2 * self.pause_s)
+            self.pause_s = min(self.pause_s, _LONGEST_PAUSE_S)
+            self.back_s = time_s + self.pause_s
+
+    def is_drawn(self, time_s: float) -> bool:
+        """Whether it was given some lately, and nothing was in between."""
+        return time_s - self.given_s < _PAUSE_S and time_s >= self.back_s
+
+
+class Turns:
+    """Who is drawn where there is no time for everybody: the largest, and the same as before.
+
+    A face that is drawn in one frame and blurred in the next flickers. So whoever is drawn comes
+    before somebody who is hardly larger, and whoever had to be left out stays so for a while, twice
+    as long each time.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._turns: StreamMemory[dict[int, _Turn]] = StreamMemory(dict)
+
+    def give(self, jobs: Sequence[_Job], frames: int = 1) -> tuple[list[_Job], list[_Job]]:
+        """Return the faces of so many frames that there is time for, and the others."""
+        able = [job for job in jobs if job.frame.time_s >= self._of(job).back_s]
+        left = self._budget.faces(len(able), frames)
+        tracks: dict[tuple[int, int], list[int]] = {}
+        for i, job in enumerate(able):
+            tracks.setdefault(job.key, []).append(i)
+        given: set[int] = set()
+        for faces in sorted(tracks.values(), key=lambda faces: -self._weight(able[faces[0]])):
+            if len(faces) <= left:
+                left -= len(faces)
+                given.update(faces)
+        for i, job in enumerate(able):
+            if i in given:
+                self._of(job).give(job.frame.time_s)
+            else:
+                self._of(job).leave_out(job.frame.time_s)
+        drawn = [job for i, job in enumerate(able) if i in given]
+        kept = {id(job) for job in drawn}
+        return drawn, [job for job in jobs if id(job) not in kept]
+
+    def forget(self, frames: Iterable[Frame]) -> None:
+        """Drop who was given nothing for long."""
+        for frame in frames:
+            turns = self._turns.of(frame)
+            for track_id, turn in list(turns.items()):
+                if frame.time_s - max(turn.given_s, turn.back_s) > _LONGEST_PAUSE_S:
+                    del turns[track_id]
+
+    def _of(self, job: _Job) -> _Turn:
+        return self._turns.of(job.frame).setdefault(job.face.track_id, _Turn())
+
+    def _weight(self, job: _Job) -> float:
+        is_drawn = self._of(job).is_drawn(job.frame.time_s)
+        return _height(job.face) * (_DRAWN_ALREADY if is_drawn else 1.0)
 
 
 @dataclass(slots=True)
@@ -253,6 +340,7 @@ class Remake:
         self._emotion = emotion
         self._strength = strength
         self._budget = budget or Budget(None)
+        self._turns = Turns(self._budget)
         self._steadier = Steadier()
         self._mask = face_mask(model.spec)
 
@@ -265,12 +353,13 @@ class Remake:
             if can_be_remade(face, self._model.spec)
         ]
         self.tally.skipped += len(faces) - len(fit)
-        chosen, rest = _largest_first(fit, self._budget.faces(len(fit), len(items)))
+        chosen, rest = self._turns.give(fit, len(items))
         began_s = time.monotonic()
         self._remake(chosen)
         self._budget.spent(time.monotonic() - began_s, len(chosen))
         _blur(rest, self.tally)
         self._steadier.forget(items)
+        self._turns.forget(items)
         return items
 
     def _remake(self, jobs: Sequence[_Job]) -> None:
@@ -364,6 +453,7 @@ class StandIns:
         self._emotion = emotion
         self._likeness = likeness
         self._budget = budget or Budget(None)
+        self._turns = Turns(self._budget)
         self._steadier = Steadier(_DEAF_LEVELS_OF_STRANGERS)
         self._people: StreamMemory[dict[int, _Person]] = StreamMemory(dict)
         self._entropy = np.random.SeedSequence(seed).entropy
@@ -379,12 +469,13 @@ class StandIns:
             if can_be_remade(face, self._model.spec)
         ]
         self.tally.skipped += len(faces) - len(fit)
-        chosen, rest = _largest_first(fit, self._budget.faces(len(fit)))
+        chosen, rest = self._turns.give(fit)
         _hurry(rest, self.tally)
         began_s = time.monotonic()
         drawn, looked_at = self._draw(chosen)
         self._budget.spent(time.monotonic() - began_s, len(drawn) + looked_at)
         self._steadier.forget([frame])
+        self._turns.forget([frame])
         self._forget(frame)
         return {job.face.track_id for job in drawn}
 
@@ -613,16 +704,6 @@ def _luma(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return (1, S, S): BT.601 will do for what is nearly grey."""
     weights = np.array((0.299, 0.587, 0.114), np.float32)
     return np.asarray(np.tensordot(weights, picture, 1)[None], np.float32)
-
-
-def _largest_first(jobs: Sequence[_Job], count: int) -> tuple[list[_Job], list[_Job]]:
-    """Return the ``count`` largest faces, in the order of their frames, and the others."""
-    if count >= len(jobs):
-        return list(jobs), []
-    by_size = sorted(range(len(jobs)), key=lambda i: -_height(jobs[i].face))
-    kept = set(by_size[:count])
-    chosen = [job for i, job in enumerate(jobs) if i in kept]
-    return chosen, [job for i, job in enumerate(jobs) if i not in kept]
 
 
 def _eyes_to_mouth_px(landmarks_px: PointsF32) -> float:

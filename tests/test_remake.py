@@ -20,6 +20,7 @@ from streamface.remake import (
     Remake,
     StandIns,
     Steadier,
+    Turns,
     can_be_remade,
     female_of,
     surrounded,
@@ -167,6 +168,88 @@ def test_a_live_source_gets_the_largest_faces_and_blur_for_the_others(caplog):
     assert np.ptp(one.planes.y[y - 4 : y + 4, x].astype(int)) < 10
 
 
+class Clock(Budget):
+    """A live budget that affords so many faces, whatever they took."""
+
+    def __init__(self, units):
+        super().__init__(1.0)
+        self.units = units
+
+    def faces(self, wanted, frames=1):
+        return min(wanted, self.units)
+
+    def strangers(self, faces):
+        return self.units - faces
+
+
+def turns_of(units):
+    """Return who is given time by frames of 10 a second, and a knob for how many can be."""
+    clock = Clock(units)
+    turns, steadier = Turns(clock), Steadier()
+
+    def give(*frames):
+        jobs = [steadier.job(each, face) for each in frames for face in each.faces]
+        given, rest = turns.give(jobs, len(frames))
+        turns.forget(frames)
+        assert len(given) + len(rest) == len(jobs)
+        return [job.face.track_id for job in given]
+
+    return give, clock
+
+
+SMALL, LARGE = (5.0, 5.0, 65.0, 75.0), (75.0, 5.0, 140.0, 85.0)
+LARGER = (75.0, 5.0, 145.0, 98.0)
+
+
+def test_who_is_drawn_gives_way_to_somebody_much_larger_alone():
+    give, _ = turns_of(1)
+    assert give(at(0, SMALL)) == [1]
+    assert give(at(1, SMALL, LARGE)) == [1]
+    assert give(at(2, SMALL, LARGER)) == [2]
+    give, _ = turns_of(1)
+    assert give(at(0, SMALL, LARGE)) == [2]
+
+
+def test_who_was_left_out_stays_so_for_a_second_then_for_two():
+    give, clock = turns_of(1)
+    drawn = []
+    for index in range(60):
+        clock.units = int(index not in {5, 20})
+        drawn += [index for _ in give(at(index, SMALL))]
+    assert drawn == [*range(5), *range(15, 20), *range(40, 60)]
+
+
+def test_who_was_drawn_for_long_is_left_out_for_a_second_again():
+    give, clock = turns_of(1)
+    drawn = []
+    for index in range(300):
+        clock.units = int(index not in {5, 20, 280})
+        drawn += [index for _ in give(at(index, SMALL))]
+    assert drawn[10:] == [*range(40, 280), *range(290, 300)]
+
+
+def test_who_never_had_time_is_given_it_as_soon_as_there_is_some():
+    give, clock = turns_of(0)
+    assert give(at(0, SMALL)) == []
+    clock.units = 1
+    assert give(at(1, SMALL)) == [1]
+
+
+def test_a_face_of_two_frames_is_drawn_in_both_or_in_none():
+    give, clock = turns_of(3)
+    assert give(at(0, SMALL, LARGE), at(1, SMALL, LARGE)) == [2, 2]
+    clock.units = 4
+    assert give(at(2, SMALL, LARGE), at(3, SMALL, LARGE)) == [1, 2, 1, 2]
+
+
+def test_files_have_time_for_everybody():
+    turns, steadier = Turns(Budget(None)), Steadier()
+    for index in range(3):
+        both = at(index, SMALL, LARGE)
+        jobs = [steadier.job(both, face) for face in both.faces]
+        assert turns.give(jobs) == (jobs, [])
+
+
 def test_a_budget_that_affords_nobody_tries_again():
     budget = Budget(0.010)
     for _ in range(2):
@@ -276,20 +359,6 @@ def test_who_stands_in_is_unlike_those_who_do_already():
     stand_ins.draw(one, one.faces)
     taken = [int(person.chosen.look.argmax()) for person in stand_ins._people.of(one).values()]
     assert len(set(taken)) == 2
-
-
-class Clock(Budget):
-    """A live budget that affords so many faces, whatever they took."""
-
-    def __init__(self, units):
-        super().__init__(1.0)
-        self.units = units
-
-    def faces(self, wanted, frames=1):
-        return min(wanted, self.units)
-
-    def strangers(self, faces):
-        return self.units - faces
 
 
 def live(model, units, **options):
