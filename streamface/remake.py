@@ -566,13 +566,14 @@ class StandIns:
         return Casting(source, lambda count: self._model.draw_keys(count, rng), look_at)
 
     def _cast(self, jobs: Sequence[_Job], people: Sequence[_Person]) -> int:
-        """Look for who stands in for those who have nobody, the largest first, as time allows.
+        """Look for who stands in for those who have nobody; return how many strangers it were.
 
-        Return how many strangers were looked at.
+        Where there is not time for all of them, the largest face comes first.
         """
         nobody = [pair for pair in zip(jobs, people, strict=True) if pair[1].chosen is None]
-        nobody.sort(key=lambda pair: -_height(pair[0].face))
         affordable = self._budget.strangers(len(jobs) - len(nobody))
+        if affordable is not None:
+            nobody.sort(key=lambda pair: -_height(pair[0].face))
         looked_at = 0
         for job, person in nobody:
             assert person.casting is not None
