@@ -210,6 +210,9 @@ class OnTheDevice:
         batch = ((crops.numpy() - self._mean) / self._std).astype(np.float32)
         return self._backend.run(np.ascontiguousarray(batch))
 
+    def warm_up(self):
+        self._backend.warm_up()
+
     def close(self):
         self._backend.close()
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorrt_names import BUILDER, RTX, RUNTIME, missing
 
+from streamface.backends import TensorBackend
 from streamface.backends.tensorrt import TensorRtBackend, open_engine
 from streamface.card import InputSpec, ModelCard
 from streamface.engines.cuda import Cuda
@@ -169,6 +170,7 @@ def test_it_says_what_it_runs_on():
     backend = Bench(devices=2, device=1).open()
     assert backend.provider == "toy 1 fp16 on Fake GPU 1"
     assert backend.input_dtype == np.uint8
+    assert isinstance(backend, TensorBackend)  # else it would be given no tensors
     backend.close()
 
 

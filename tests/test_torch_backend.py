@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the torch runtime needs torch (extr
 pytest.importorskip("onnx", reason="the torch runtime needs onnx (extra [torch])")
 
 from streamface import card as cards  # noqa: E402
-from streamface.backends import torch_backend, torch_buckets  # noqa: E402
+from streamface.backends import TensorBackend, torch_backend, torch_buckets  # noqa: E402
 from streamface.backends.onnx_runtime import ort  # noqa: E402
 from streamface.backends.torch_backend import TorchBackend  # noqa: E402
 from streamface.backends.torch_buckets import BucketedNet, CudaRecorder, Recording  # noqa: E402
@@ -91,6 +91,7 @@ def test_it_says_what_it_is_and_takes_what_the_protocol_says():
     assert backend.provider == f"torch {version} fp32 CPU"
     assert backend.max_batch == 16
     assert backend.input_dtype == np.uint8
+    assert isinstance(backend, TensorBackend)
     crops, _ = fed(cards.load(card_path("emotion")), 16)
     crops.setflags(write=False)
     (logits,) = backend.run(crops)
