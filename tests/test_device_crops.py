@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+from contextlib import nullcontext
 from fractions import Fraction
 
 import av
@@ -286,6 +287,7 @@ def interpreted(monkeypatch, kernel_module):
     """Make crop_batch use the kernel, run by Triton's interpreter on the CPU."""
     kernel_module(interpreted=True)
     monkeypatch.setattr(device_crops, "_crop_in_groups", device_crops.crop_in_one_kernel)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)  # torch refuses to make a CPU current
 
 
 @settings(
