@@ -532,8 +532,16 @@ def test_a_gpu_that_fails_is_not_the_models_fault(proper):
         build_proper()
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """Python ignores it where the shell that started it in the background says so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals another thread")
-def test_ctrl_c_stops_a_build_that_takes_long(proper):
+def test_ctrl_c_stops_a_build_that_takes_long(proper, heeds_ctrl_c):
     """The thread that waits is hit, and the one that builds is told; no_thread_survives looks."""
     proper.Builder.fails = "never ends"
 
