@@ -128,7 +128,7 @@ def build(
 def build_missing(path: Path, key: EngineKey, gpu: Gpu) -> EngineRecord:
     """Build an engine on first use, with a line of progress; see ``runtimes.Builder``.
 
-    Raises BackendUnavailable for int8, which nothing can be built for on the way.
+    Raises BackendUnavailable for int8, whose ranges are taken from faces that nobody gave here.
     """
     if key.precision == "int8":
         raise BackendUnavailable(

@@ -36,9 +36,9 @@ class Chosen(NamedTuple):
     """Who stands in for somebody."""
 
     key: NDArray[np.float32]
-    """What an inventor draws him by."""
+    """(K,) what an inventor draws him by."""
     look: NDArray[np.float32]
-    """Whom he looks like, by the net of likeness."""
+    """(W,) whom he looks like, of length one, by the net of likeness."""
 
 
 class Casting:
@@ -54,10 +54,10 @@ class Casting:
         draw_keys: Callable[[int], BatchF32],
         look_at: Callable[[BatchF32], Looks],
     ) -> None:
-        """source: whom the person looks like, a vector of the net of likeness.
+        """source: (W,) whom the person looks like, by the net of likeness.
 
-        draw_keys: returns so many random keys. look_at: returns what the strangers of some keys
-        look like in the person's place.
+        draw_keys: returns so many random keys, (N, K). look_at: returns what the strangers of
+        (N, K) keys look like in the person's place.
         """
         self._source = source
         self._draw_keys = draw_keys
@@ -73,7 +73,7 @@ class Casting:
     def go_on(self, count: int, others: Sequence[NDArray[np.float32]]) -> int:
         """Look at the next strangers, ``count`` of a round at most; return how many it were.
 
-        others: whom the other stand-ins of the stream look like.
+        others: (W,) each, whom the other stand-ins of the stream look like.
         """
         if self._seen == len(self._keys) < 2 * ROUND:
             led = led_by(self._keys, self._faults(others), self._calm_keys())
@@ -105,8 +105,8 @@ def faults(
 ) -> NDArray[np.float32]:
     """Return (N,) what speaks against some strangers, each wish counted by how far they differ.
 
-    They should look unlike the real person, like no other stand-in of the stream, and not odd:
-    what is least like somebody is easily the least human.
+    They should look unlike the real person (source, (W,)), like no other stand-in of the stream
+    (others, (W,) each), and not odd: what is least like somebody is easily the least human.
     """
     total = _standard(looks.vectors @ source) + _USUAL * _standard(np.log(looks.oddness))
     if others:
@@ -121,7 +121,7 @@ def _standard(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def led_by(first: BatchF32, against: NDArray[np.float32], others: BatchF32) -> BatchF32:
     """Return (N, W) other keys, led to where less speaks against them, and as long as before.
 
-    first: (M, W) keys. against: (M,) what speaks against each of them.
+    first: (M, W) keys. against: (M,) what speaks against each of them. others: (N, W) keys.
     """
     way = (against.mean() - against) @ first
     length = float(np.linalg.norm(others, axis=1).mean())

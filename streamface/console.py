@@ -440,7 +440,7 @@ def _covered(run: Run) -> list[str]:
         line += f"; {tally.drawn} of these by somebody else, the rest blurred"
         blurred = run.stand_ins.tally
         why = [f"{blurred.hurried} to keep up"] if blurred.hurried else []
-        why += [f"{blurred.uncast} while it was looked for them"] if blurred.uncast else []
+        why += [f"{blurred.uncast} while somebody was looked for"] if blurred.uncast else []
         line += f" ({', '.join(why)})" if why else ""
     lines = [line + "; check the result before you publish it"]
     if tally.cut_short:

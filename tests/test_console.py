@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from streamface import console
+from streamface.anonymize import CoverTally
 from streamface.app import Tally
 from streamface.console import RateMeter, Rates, panel, progress_line, summary
 from streamface.decode import StreamInfo
@@ -225,6 +226,17 @@ def test_the_summary_tells_what_became_of_faces():
     run.settings.reenact = "happy"
     run.remake = SimpleNamespace(tally=RemakeTally(remade=5, skipped=2, hurried=1))
     assert "re-made (happy): 5 faces, 2 too small left alone, 1 blurred to keep up" in summary(run)
+
+
+def test_the_summary_tells_why_faces_were_blurred():
+    run = run_of()
+    run.settings.anonymize, run.settings.keep_audio = "synth", False
+    run.cover = SimpleNamespace(tally=CoverTally(seen=9, drawn=4))
+    run.stand_ins = SimpleNamespace(tally=RemakeTally(remade=4, hurried=3, uncast=2))
+    (line,) = (each for each in summary(run) if each.startswith("covered (synth): "))
+    assert "4 of these by somebody else, the rest blurred (3 to keep up, 2 while somebody" in line
+    run.stand_ins.tally = RemakeTally(remade=9)
+    assert any("the rest blurred; check the result" in each for each in summary(run))
 
 
 def many_streams():

@@ -413,7 +413,7 @@ def test_whom_somebody_looks_like_is_forgotten_once_somebody_stands_in_or_nobody
     stand_ins.draw(one, one.faces)
     (person,) = stand_ins._people.of(one).values()
     assert person.casting is not None
-    later = at(75, OTHER, ids=[2])  # three seconds
+    later = at(75, OTHER, ids=[2])  # seven seconds
     stand_ins.draw(later, later.faces)
     assert set(stand_ins._people.of(later)) == {2}
     for index in range(76, 90):

@@ -692,8 +692,12 @@ class RealToo:
             "out": copies.cudaMemcpyDeviceToHost,
             "within": copies.cudaMemcpyDeviceToDevice,
             "thread-local": captures.cudaStreamCaptureModeThreadLocal,
-            **{error: real.cudaError_t(int(error)) for error in Error},
         }
+
+    def translated(self, argument):
+        if isinstance(argument, Error):
+            return self.real.cudaError_t(int(argument))
+        return self.theirs[argument] if isinstance(argument, str) else argument
 
     def __getattr__(self, name):
         ours = getattr(self.fake, name)
@@ -704,7 +708,7 @@ class RealToo:
             self.made.add(name)
             made = ours(*args)
             with suppress(RuntimeError):  # before 13 they raise where there is no driver
-                told = getattr(self.real, name)(*(self.theirs.get(each, each) for each in args))
+                told = getattr(self.real, name)(*map(self.translated, args))
                 assert told[0] in self.real.cudaError_t
                 assert told[1:] == made[1:] or name != "cudaGetErrorName"
             return made

@@ -6,10 +6,9 @@
 
 Every time is from numpy crops to numpy answers, copies to the card and back included, and of one
 batch after another; of ``emotion+gender``, of one net after the other, as the pipeline runs them.
-``roofline_share`` is the least time that the card could need (its operations
-at the rate of a large matrix product, or its bytes at that of a large copy, both measured in the
-same call) over the time it took; it is told of GPUs only. torch without CUDA graphs is the
-yardstick of ``speedup``.
+``roofline_share`` is the least time that the card could need (its operations at the rate of a large
+matrix product, or its bytes at that of a large copy, both measured in the same call) over the time
+it took; it is told of GPUs only. torch without CUDA graphs is the yardstick of ``speedup``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import os
 import platform
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -57,8 +56,8 @@ Report = dict[str, Any]
 MODELS = ("emotion", "gender", "emotion+gender", "vqvae", "vqvae-prior")
 BATCHES = (1, 8, 64, 256)
 EAGER = "torch eager"
-_CHECKED = (512, 64)
-"""Least faces that are compared, on a GPU and on a CPU; of 512, one label may differ."""
+_CHECKED_ON_GPU, _CHECKED_ON_CPU = 512, 64
+"""Least faces that answers are compared for; of 512, one label may differ."""
 _WARM_UP = 10
 _LEAST_RUNS, _MOST_RUNS = 30, 2000
 
@@ -200,7 +199,8 @@ class Asked:
         self.path = card_path(name)
         self.card = load(self.path)
         self.work = work_of(self.card, read_onnx(self.card, self.path))
-        count = max(_CHECKED[args.device == "cpu"], *args.batches)
+        least = _CHECKED_ON_CPU if args.device == "cpu" else _CHECKED_ON_GPU
+        count = max(least, *args.batches)
         self.levels = face_crops(self.card.input, count, args.faces)
         self.ways = dict(ways(self.path, args.device, args.precision, args.gpu))
 
@@ -224,6 +224,17 @@ class Asked:
         return run_all
 
 
+@contextmanager
+def _opened(opening: Callable[[], Backend]) -> Iterator[Backend]:
+    """Open a backend and close it; that it cannot be closed ends nothing."""
+    backend = opening()
+    try:
+        yield backend
+    finally:
+        with suppress(StreamfaceError):
+            backend.close()
+
+
 def bench_model(name: str, args: argparse.Namespace, peak: Peak | None) -> Report:
     """Return what every way makes of a model, or of several ("one+other"), and how fast."""
     asked = [Asked(each, args) for each in name.split("+")]
@@ -232,11 +243,11 @@ def bench_model(name: str, args: argparse.Namespace, peak: Peak | None) -> Repor
         work += each.work
     report: Report = {"mflop_per_face": round(work.flops_per_face / 1e6, 1), "ways": {}}
     for way in asked[0].ways:
+        if not all(way in each.ways for each in asked):  # there is no int8 of one of them
+            continue
         with ExitStack() as opened:
             try:
-                backends = [opened.enter_context(closing(each.ways[way]())) for each in asked]
-            except KeyError:  # there is no int8 of one of them
-                continue
+                backends = [opened.enter_context(_opened(each.ways[way])) for each in asked]
             except StreamfaceError as error:
                 report["ways"][way] = {"missing": str(error)}
                 continue

@@ -27,7 +27,7 @@ def cell_means(
 ) -> PlaneU8:
     """Return the (rows, columns) rounded means of cells that divide a place as evenly as they can.
 
-    place: (x0, y0, x1, y1) of the plane; one pixel at least for every cell.
+    plane: (H, W) uint8. place: (x0, y0, x1, y1) in it; one pixel at least for every cell.
     """
     x0, y0, x1, y1 = place
     edges = [x0 + column * (x1 - x0) // columns for column in range(columns + 1)]
@@ -63,10 +63,10 @@ def lay_ellipse(  # noqa: PLR0917 - Numba takes positions
 ) -> None:
     """Put the pixels of ``over`` inside an ellipse into a plane, in place.
 
-    over: (H, W) uint8, whose first pixel lies on the plane's ``corner`` (x, y), wholly inside it.
-    centre_px: (x, y) in the plane, whose first pixel's middle is at .5. feather_frac: of the radii,
-    outside the ellipse: how far it takes until nothing of ``over`` is left; pixels there are mixed
-    in steps of 1/256.
+    plane: (H, W) uint8. over: (h, w) uint8, wholly inside the plane, its first pixel on ``corner``
+    (x, y). centre_px: (x, y) in the plane, whose first pixel's middle is at .5. radii_px: (across,
+    down), above 0. feather_frac: of the radii, outside the ellipse: how far it takes until nothing
+    of ``over`` is left; pixels there are mixed in steps of 1/256.
     """
     x0, y0 = corner
     height, width = over.shape
